@@ -1,0 +1,1 @@
+"""Logs in: ingest -> Kafka -> index -> ClickHouse. Logs out: ClickHouse -> query, export."""

@@ -1,0 +1,142 @@
+"""The host: one process serves one function.
+
+The socket listens before anything slow is imported, so a platform that waits for the port, and clients that were
+already routed here, lose no time. Then the function starts, and on SIGTERM it drains: no new connections, requests
+under way end, and the function stops. The host itself answers /healthz, /readyz and /metrics.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import socket
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Protocol
+
+from functions.common.config import ConfigError, environment
+from functions.common.log import configure
+
+if TYPE_CHECKING:
+    import uvicorn
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+DRAIN_SECONDS = 25
+"""How long requests under way may take after SIGTERM: below Kubernetes' default grace of 30 s."""
+KEEP_ALIVE_SECONDS = 80
+"""Idle connections stay open longer than the 75 s of common proxies, so that the proxy closes first."""
+
+
+class Function(Protocol):
+    """What the host asks of a function."""
+
+    app: ASGIApp
+
+    async def start(self) -> None:
+        """Prepare to serve. Must not wait for Kafka or ClickHouse: they may come up later."""
+
+    async def ready(self) -> None:
+        """Return if what the function needs can be reached; raise TorporError if not."""
+
+    async def stop(self) -> None:
+        """Let go of everything, after the last request has ended."""
+
+
+class Host:
+    """The ASGI application around a function."""
+
+    def __init__(self, function: Function) -> None:
+        self._function = function
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer the host's own paths and pass everything else on."""
+        if scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+        elif scope["type"] == "http" and (answer := _PATHS.get(scope["path"])):
+            status, content_type, body = await answer(self._function)
+            headers = [(b"content-type", content_type), (b"content-length", str(len(body)).encode())]
+            await send({"type": "http.response.start", "status": status, "headers": headers})
+            await send({"type": "http.response.body", "body": body})
+        else:
+            await self._function.app(scope, receive, send)
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        await receive()
+        await self._function.start()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await self._function.stop()
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+async def _health(function: Function) -> tuple[int, bytes, bytes]:
+    return 200, b"text/plain", b"ok\n"
+
+
+async def _readiness(function: Function) -> tuple[int, bytes, bytes]:
+    from functions.common.errors import TorporError
+
+    try:
+        await function.ready()
+    except TorporError as error:
+        return 503, b"text/plain", f"{error}\n".encode()
+    return 200, b"text/plain", b"ok\n"
+
+
+async def _metrics(function: Function) -> tuple[int, bytes, bytes]:
+    from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+    return 200, CONTENT_TYPE_LATEST.encode(), generate_latest()
+
+
+_PATHS = {"/healthz": _health, "/readyz": _readiness, "/metrics": _metrics}
+
+
+def listen(port: int, host: str = "") -> socket.socket:
+    """A listening socket on `port`: of `host`, or of all addresses, IPv6 and IPv4."""
+    if not host and socket.has_dualstack_ipv6():
+        return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=2048)
+    return socket.create_server((host, port), backlog=2048)
+
+
+def server(function: Function) -> uvicorn.Server:
+    """The HTTP server of a function; serve it on a socket made by `listen`."""
+    import uvicorn
+
+    config = uvicorn.Config(
+        Host(function),
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        ws="none",
+        server_header=False,
+        date_header=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=DRAIN_SECONDS,
+        backlog=2048,
+    )
+    return uvicorn.Server(config)
+
+
+def serve(module: str) -> None:
+    """Serve the function that `module` makes by its `new(environment)`, on PORT (default 8080), until SIGTERM."""
+    gc.disable()  # imports make no garbage worth looking for
+    env = environment()
+    configure(env.get("LOG_LEVEL", "INFO"))
+    with listen(_port(env)) as sock:
+        try:
+            function: Function = importlib.import_module(module).new(env)
+        except ConfigError as error:
+            sys.exit(f"{module}: {error}")
+        http = server(function)
+        gc.collect()
+        gc.freeze()
+        gc.enable()
+        http.run(sockets=[sock])
+
+
+def _port(env: Mapping[str, str]) -> int:
+    text = env.get("PORT", "8080")
+    if not text.isdecimal() or int(text) > 65535:
+        sys.exit(f"PORT is {text!r}: expected 1 to 65535")
+    return int(text)

@@ -1,0 +1,27 @@
+"""Every metric of every function, in one list. Counted per batch and per request, never per log."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Histogram
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+
+INGESTED = Counter("torpor_ingest_logs_total", "Logs by outcome: accepted or rejected", ["outcome"])
+INGESTED_BYTES = Counter("torpor_ingest_bytes_total", "Bytes of accepted logs as they went to Kafka")
+INGEST_REQUESTS = Counter("torpor_ingest_requests_total", "Requests by status", ["status"])
+INGEST_SECONDS = Histogram("torpor_ingest_seconds", "From request to answer", buckets=_SECONDS)
+EVENTS = Counter("torpor_ingest_events_total", "Events that Kafka acknowledged")
+
+INDEX_REQUESTS = Counter("torpor_index_requests_total", "Events by status", ["status"])
+INSERTS = Counter("torpor_index_inserts_total", "Inserts into ClickHouse; one insert may hold many events")
+INSERT_SECONDS = Histogram("torpor_index_insert_seconds", "Duration of an insert", buckets=_SECONDS)
+INSERTED_BYTES = Counter("torpor_index_bytes_total", "Bytes of JSON lines inserted")
+DEAD_LETTERS = Counter("torpor_index_dead_letters_total", "Lines that ClickHouse refused")
+
+QUERIES = Counter("torpor_query_requests_total", "Requests by route and status", ["route", "status"])
+QUERY_SECONDS = Histogram("torpor_query_seconds", "Duration of a request by route", ["route"], buckets=_SECONDS)
+
+EXPORTS = Counter(
+    "torpor_export_requests_total", "Exports by format and outcome: complete or broken", ["format", "outcome"]
+)
+EXPORTED = Counter("torpor_export_logs_total", "Logs exported")

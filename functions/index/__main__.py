@@ -1,0 +1,5 @@
+"""Serve index."""
+
+from functions.common.host import serve
+
+serve("functions.index.function")

@@ -1,0 +1,104 @@
+"""Index: events into ClickHouse.
+
+The bytes of an event go into the table as they are. Events that wait together are one insert. Only when ClickHouse
+refuses an insert are events looked at one by one, and lines (see salvage.py).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Mapping
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from functions.common import metrics
+from functions.common.clickhouse import ClickHouse, ClickHouseConfig
+from functions.common.commit import GroupCommit
+from functions.common.config import load, setting
+from functions.common.errors import BadRows, MethodNotAllowed
+from functions.common.event import MAX_RECORD_BYTES, Event
+from functions.common.framework import application
+from functions.common.http import Json, problem, read_body
+from functions.common.kafka import KafkaConfig, KafkaPublisher, Publisher
+from functions.common.record import TABLE
+from functions.index.salvage import salvage
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Settings of index."""
+
+    kafka: KafkaConfig = dataclasses.field(default_factory=KafkaConfig)
+    clickhouse: ClickHouseConfig = dataclasses.field(default_factory=ClickHouseConfig)
+    max_insert_bytes: int = setting(64 * 1024 * 1024, "Bytes of an insert; one event may be larger")
+    max_waiting_bytes: int = setting(128 * 1024 * 1024, "Bytes in progress before index answers 503")
+
+
+class Index:
+    """The function: one instance a process."""
+
+    def __init__(self, config: Config, clickhouse: ClickHouse, publisher: Publisher) -> None:
+        self.config = config
+        self.clickhouse = clickhouse
+        self.publisher = publisher
+        self.app = application("index", self.respond)
+
+    async def start(self) -> None:
+        """Begin to connect."""
+        self._commit = GroupCommit(
+            self._insert,
+            max_size=self.config.max_insert_bytes,
+            max_count=self.config.max_insert_bytes,  # rows are bounded by their bytes
+            writers=1,
+            max_waiting=self.config.max_waiting_bytes,
+        )
+        await self.publisher.start()
+
+    async def ready(self) -> None:
+        """Return if ClickHouse answers."""
+        await self.clickhouse.ping()
+
+    async def stop(self) -> None:
+        """Wait for the inserts under way and disconnect."""
+        await self._commit.drain()
+        await self.publisher.stop()
+        await self.clickhouse.close()
+
+    async def respond(self, request: Request) -> Response:
+        """Turn every outcome into a response: nothing escapes to the framework."""
+        try:
+            response = await self._route(request)
+        except Exception as error:  # noqa: BLE001  the one place where an error becomes a response
+            response = problem(error)
+        metrics.INDEX_REQUESTS.labels(response.status_code).inc()
+        return response
+
+    async def _route(self, request: Request) -> Response:
+        if request.method == "GET" and request.url.path == "/":
+            return Json({"function": "index", "ready": "/readyz", "metrics": "/metrics"})
+        if request.method != "POST":
+            raise MethodNotAllowed("KafkaSource posts events here")
+        event = Event.from_http(request.headers, await read_body(request, MAX_RECORD_BYTES))
+        try:
+            await self._commit.add(event, size=len(event.data) + 1, count=1)
+        except BadRows:
+            await salvage(event, self.clickhouse, self.publisher, self.config.kafka.kafka_dead_letter_topic)
+        return Response(status_code=204)
+
+    async def _insert(self, events: list[Event]) -> None:
+        started = time.perf_counter()
+        # A token serves only if the same event comes alone again; FINAL is what makes counts right.
+        token = events[0].id if len(events) == 1 else ""
+        data = b"\n".join(event.data for event in events)
+        await self.clickhouse.insert(TABLE, data, token)
+        metrics.INSERTS.inc()
+        metrics.INSERTED_BYTES.inc(len(data))
+        metrics.INSERT_SECONDS.observe(time.perf_counter() - started)
+
+
+def new(env: Mapping[str, str]) -> Index:
+    """The function as the environment configures it."""
+    config = load(Config, env)
+    return Index(config, ClickHouse.server(config.clickhouse), KafkaPublisher(config.kafka))

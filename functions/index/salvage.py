@@ -1,0 +1,67 @@
+"""When ClickHouse refuses an event: store the good lines, send the bad ones to the dead-letter topic.
+
+A line that is no row as the record declares it is bad at once. What ClickHouse refuses beyond that is found by
+halving, so one bad line among 10,000 costs some 30 inserts.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+
+import msgspec
+
+from functions.common import metrics
+from functions.common.clickhouse import ClickHouse
+from functions.common.errors import BadRows
+from functions.common.event import DeadLetter, Event
+from functions.common.kafka import Publisher
+from functions.common.record import TABLE, decode
+
+log = logging.getLogger(__name__)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]+")
+
+
+async def salvage(event: Event, clickhouse: ClickHouse, publisher: Publisher, topic: str) -> None:
+    """Store what can be stored of `event`, and publish the rest to `topic`.
+
+    Returns when every line is in ClickHouse or in Kafka. Raises Transient if one of them cannot take its part now:
+    then the event must come again, and repeating the whole is harmless.
+    """
+    good: list[bytes] = []
+    bad: list[tuple[bytes, BadRows]] = []
+    for line in event.data.split(b"\n"):
+        if reason := _fault(line, event.tenant):
+            bad.append((line, BadRows(reason)))
+        elif line.strip():
+            good.append(line)
+    bad += await _insert(good, clickhouse)
+    for line, error in bad:
+        letter = DeadLetter(event, line, _CONTROL.sub(" ", str(error))[:500], error.code)
+        await publisher.publish(topic, event.id, letter.data, letter.kafka_headers())
+    metrics.DEAD_LETTERS.inc(len(bad))
+    if bad:
+        extra = {"event": event.id, "origin": event.origin, "lines": len(bad), "reason": str(bad[0][1])[:500]}
+        log.error("lines went to the dead-letter topic", extra=extra)
+
+
+def _fault(line: bytes, tenant: str) -> str | None:
+    try:
+        record = decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        return f"not a row: {error}" if line.strip() else None
+    return None if record.tenant == tenant else "the row's tenant is not the event's"
+
+
+async def _insert(lines: list[bytes], clickhouse: ClickHouse) -> list[tuple[bytes, BadRows]]:
+    """Insert the lines; return those that ClickHouse refuses even alone."""
+    if not lines:
+        return []
+    try:
+        await clickhouse.insert(TABLE, b"\n".join(lines))
+    except BadRows as error:
+        if len(lines) == 1:
+            return [(lines[0], error)]
+        half = len(lines) // 2
+        return [*await _insert(lines[:half], clickhouse), *await _insert(lines[half:], clickhouse)]
+    return []

@@ -1,0 +1,1 @@
+"""HTTP in, Kafka out: a 200 means that Kafka has the logs."""

@@ -1,0 +1,5 @@
+"""Serve ingest."""
+
+from functions.common.host import serve
+
+serve("functions.ingest.function")

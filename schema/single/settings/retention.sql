@@ -1,0 +1,1 @@
+ALTER TABLE logs MODIFY TTL timestamp + INTERVAL {retention_days} DAY DELETE SETTINGS materialize_ttl_after_modify = 0;
