@@ -24,4 +24,4 @@ QUERY_SECONDS = Histogram("torpor_query_seconds", "Duration of a request by rout
 EXPORTS = Counter(
     "torpor_export_requests_total", "Exports by format and outcome: complete or broken", ["format", "outcome"]
 )
-EXPORTED = Counter("torpor_export_logs_total", "Logs exported")
+EXPORTED_BYTES = Counter("torpor_export_bytes_total", "Bytes of exported logs before compression")

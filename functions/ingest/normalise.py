@@ -1,7 +1,8 @@
 """JSON records to rows: validate, name levels, fix the timestamp, give identity. Pure.
 
 Most records take the short way, one strict decoding. A record with other fields, other types or nulls takes the long
-way, where everything that is not text becomes its JSON text, and fields that are not the record's become metadata.
+way: nulls count as absent, a message or metadata that is not text becomes its JSON text, and fields that are not the
+record's become metadata.
 """
 
 from __future__ import annotations
@@ -199,6 +200,9 @@ def _read(raw: bytes) -> Incoming:
 def _read_freely(fields: dict[str, msgspec.Raw]) -> Incoming:
     given = {name: raw for name, raw in fields.items() if bytes(raw) != b"null"}
     record = Incoming()
+    for name in ("service", "trace_id", "span_id"):
+        if name in given and not bytes(given[name]).startswith(b'"'):
+            raise Rejected(name, "not text")
     for name in ("service", "message", "level", "trace_id", "span_id", "id"):
         if name in given:
             setattr(record, name, _as_text(given.pop(name)))

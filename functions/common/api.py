@@ -1,0 +1,101 @@
+"""A FastAPI application as query and export have it: errors as problem details, requests counted by route."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ValidationError
+from starlette.exceptions import HTTPException as RoutingError
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from functions.common import metrics
+from functions.common.errors import BadRequest, MethodNotAllowed, NotFound, TorporError
+from functions.common.http import problem
+
+
+class Problem(BaseModel):
+    """What went wrong (RFC 9457)."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+    errors: list[dict[str, str]] = []
+
+
+PROBLEMS: dict[int | str, dict[str, object]] = {
+    400: {"model": Problem, "description": "A parameter is wrong; `errors` names it"},
+    422: {"model": Problem, "description": "The query needs more time, memory or rows than allowed"},
+    503: {"model": Problem, "description": "ClickHouse does not answer, or too much is going on; retry later"},
+}
+
+
+def new_api(title: str, description: str) -> FastAPI:
+    """An application without routes."""
+    api = FastAPI(title=title, description=description, version="1", redoc_url=None)
+    api.add_exception_handler(TorporError, _problem)
+    api.add_exception_handler(RequestValidationError, _problem)
+    api.add_exception_handler(ValidationError, _problem)
+    api.add_exception_handler(RoutingError, _problem)
+    api.add_exception_handler(Exception, _problem)
+    api.add_middleware(_Measured)
+    return api
+
+
+async def _problem(request: Request, error: Exception) -> Response:
+    if isinstance(error, RequestValidationError | ValidationError):
+        error = BadRequest("bad parameter", dict(_fault(fault) for fault in error.errors()))
+    elif isinstance(error, HTTPException | RoutingError):
+        known = {404: NotFound("nothing here; GET / lists what is"), 405: MethodNotAllowed("not with this method")}
+        error = known.get(error.status_code, BadRequest(str(error.detail)))
+    return problem(error)
+
+
+def _fault(fault: Any) -> tuple[str, str]:
+    parts = [str(part) for part in fault["loc"] if part not in ("query", "body", "path")]
+    text = "unknown parameter" if fault["type"] == "extra_forbidden" else str(fault["msg"])
+    return ".".join(parts) or "body", text
+
+
+def url_parameters(model: type[BaseModel]) -> dict[str, Any]:
+    """The OpenAPI description of a model whose fields come in the URL, each by its name."""
+    properties: dict[str, Any] = model.model_json_schema()["properties"]
+    parameters = []
+    for field, described in properties.items():
+        name, schema = field, {key: value for key, value in described.items() if key != "title"}
+        description = schema.pop("description", "")
+        if field == "metadata":
+            name, schema, description = "metadata.<key>", {"type": "string"}, "An entry of the metadata equals this"
+        parameters.append({"name": name, "in": "query", "description": description, "schema": schema})
+    return {"parameters": parameters}
+
+
+class _Measured:
+    """Counts requests and their time by route. Not Starlette's own base: that one costs more than a route does."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        status = 500
+
+        async def observe(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, observe)
+        finally:
+            # The route, not the path: paths hold ids, and a label for each would never end.
+            route = getattr(scope.get("route"), "path", "none")
+            metrics.QUERIES.labels(route, status).inc()
+            metrics.QUERY_SECONDS.labels(route).observe(time.perf_counter() - started)

@@ -1,0 +1,5 @@
+"""Serve export."""
+
+from functions.common.host import serve
+
+serve("functions.export.function")

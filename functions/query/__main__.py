@@ -1,0 +1,5 @@
+"""Serve query."""
+
+from functions.common.host import serve
+
+serve("functions.query.function")
