@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import uuid
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import NewTopic
 from kafka.errors import MessageSizeTooLargeError
 
-from tests.support.kafka import ApacheKafka
+from tests.support.kafka import ApacheKafka, why_not
 from tests.support.kafka_security import MECHANISMS, SecuredKafka
 
 pytestmark = pytest.mark.kafka
@@ -169,7 +170,9 @@ def test_a_topic_nobody_created_is_not_made_by_asking_for_it(apache_kafka: Apach
         assert name not in admin.list_topics()
 
 
-def test_a_broker_that_cannot_start_says_why(tmp_path: Any) -> None:
+def test_a_broker_that_cannot_start_says_why(tmp_path: Path) -> None:
+    if reason := why_not():
+        pytest.skip(reason)
     broker = ApacheKafka(tmp_path, properties={"num.partitions": "none"})
     with pytest.raises(RuntimeError, match=r"num\.partitions"):
         broker.start()

@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import hashlib
 import os
 import random
 import re
@@ -21,14 +20,16 @@ from kafka.errors import KafkaError
 
 POM = Path(__file__).resolve().parent / "apache_kafka" / "pom.xml"
 JARS = Path(__file__).resolve().parents[2] / "build" / "kafka-jars"
+STAMP = JARS / "stamp"
 START_SECONDS, STOP_SECONDS, FETCH_SECONDS = 60.0, 20.0, 600.0
+# Below the ports of outgoing connections: among those, a client that retries a stopped broker can connect to itself.
+_PORTS = iter(random.SystemRandom().sample(range(20000, 32000), 12000))
 Texts = Mapping[str, str]
 NONE: Texts = {}
 _ONES = """
     node.id num.partitions offsets.topic.num.partitions offsets.topic.replication.factor
     transaction.state.log.num.partitions transaction.state.log.replication.factor transaction.state.log.min.isr
-    share.coordinator.state.topic.num.partitions share.coordinator.state.topic.replication.factor
-    share.coordinator.state.topic.min.isr
+    share.coordinator.state.topic.replication.factor share.coordinator.state.topic.min.isr
 """
 PROPERTIES = dict.fromkeys(_ONES.split(), "1") | {
     "process.roles": "broker,controller",
@@ -69,8 +70,7 @@ def why_not() -> str | None:
 
 
 def _fetched() -> bool:
-    stamp = JARS / "stamp"
-    return stamp.is_file() and stamp.read_text() == hashlib.sha256(POM.read_bytes()).hexdigest()
+    return STAMP.is_file() and STAMP.read_bytes() == POM.read_bytes()
 
 
 def jars() -> Path:
@@ -86,19 +86,17 @@ def jars() -> Path:
             result = subprocess.run(command, capture_output=True, text=True, timeout=FETCH_SECONDS, check=False)
             if result.returncode != 0:
                 raise RuntimeError(f"Maven could not fetch Apache Kafka:\n{(result.stdout + result.stderr)[-3000:]}")
-            (JARS / "stamp").write_text(hashlib.sha256(POM.read_bytes()).hexdigest())
+            shutil.copyfile(POM, STAMP)
     return JARS
 
 
 def free_port() -> int:
-    """Return a loopback port nobody listens on."""
-    # Below the range of outgoing connections: a client that retries against a stopped broker in that range can end
-    # up connected to itself, and the broker could not have its port back.
-    for port in random.sample(range(20000, 32000), 100):
+    """Return a loopback port nobody listens on, another one each time."""
+    for port in _PORTS:
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
-    raise RuntimeError("no free loopback port in 100 tries")
+    raise RuntimeError("no free loopback port is left")
 
 
 class ApacheKafka:
@@ -145,7 +143,11 @@ class ApacheKafka:
                 if self._process.wait(START_SECONDS) != 0:
                     raise RuntimeError(f"the broker's directory could not be made ready:\n{self.log_tail()}")
             self._process = self._java("kafka.Kafka", str(settings))
-            self._wait_until_it_answers(self._process)
+            deadline = time.monotonic() + START_SECONDS
+            while not self._answers():
+                if not self.running or time.monotonic() > deadline:
+                    raise RuntimeError(f"the broker {'is silent' if self.running else 'ended'}:\n{self.log_tail()}")
+                time.sleep(0.1)
         except BaseException:
             self.kill()
             raise
@@ -153,8 +155,7 @@ class ApacheKafka:
     def stop(self) -> None:
         """End the broker in good order, or by force when it takes longer than STOP_SECONDS. May be called twice."""
         if self._process is not None:
-            # A paused process would not see the request to end.
-            self._process.send_signal(signal.SIGCONT)
+            self.resume()  # A paused process would not see the request to end.
             self._process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(STOP_SECONDS)
@@ -184,19 +185,10 @@ class ApacheKafka:
 
     def _java(self, *arguments: str) -> subprocess.Popen[bytes]:
         # A small heap and the collector with the fewest threads: the broker shares the machine with the tests.
-        options = "-Xms128m -Xmx512m -XX:+UseSerialGC -Dlog4j2.level=WARN".split()
+        options = ["-Xms128m", "-Xmx512m", "-XX:+UseSerialGC", "-Dlog4j2.level=WARN"]
         command = ["java", *options, "-cp", f"{jars()}/*", *arguments]
         with self.log.open("ab") as log:
             return subprocess.Popen(command, cwd=self.directory, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-
-    def _wait_until_it_answers(self, process: subprocess.Popen[bytes]) -> None:
-        deadline = time.monotonic() + START_SECONDS
-        while not self._answers():
-            if process.poll() is not None:
-                raise RuntimeError(f"the broker ended with {process.returncode}:\n{self.log_tail()}")
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"the broker does not answer after {START_SECONDS:.0f} s:\n{self.log_tail()}")
-            time.sleep(0.1)
 
     def _answers(self) -> bool:
         # Connected to first because a client whose constructor fails leaves a thread and sockets behind.

@@ -1,0 +1,72 @@
+# Torpor. `make` lists the targets. Only Python is needed, except where a target says otherwise.
+SHELL := /bin/bash
+.SHELLFLAGS := -eo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PY := $(BIN)/python
+
+.PHONY: help
+help: ## List the targets
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(READY): requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 14) else "torpor needs Python 3.11, 3.12 or 3.13; name one with PYTHON=...")'
+	@echo "installing what Torpor needs into $(VENV) (once; about a minute)"
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock
+	@touch $(READY)
+
+.PHONY: setup
+setup: $(READY) ## Install the locked dependencies into .venv
+
+.PHONY: run
+run: $(READY) ## Run everything here: the four functions, the engine, a broker
+	@exec $(PY) -m functions.local
+
+.PHONY: load
+load: $(READY) ## Send generated logs to a running Torpor: RATE=1000 DURATION=60
+	@RATE=$(RATE) DURATION=$(DURATION) $(PY) -m functions.local.load
+
+.PHONY: migrate
+migrate: $(READY) ## Apply schema/ to the ClickHouse that CLICKHOUSE_HOST names
+	@$(PY) -m functions.common.migrate
+
+.PHONY: test
+test: $(READY) ## Unit, contract and end-to-end tests on the embedded parts
+	$(PY) -m pytest
+
+.PHONY: test-kafka
+test-kafka: $(READY) ## End-to-end tests on Apache Kafka (needs Java 17 and Maven)
+	TEST_KAFKA=apache $(PY) -m pytest -m "not large" tests/kafka tests/e2e
+
+.PHONY: test-large
+test-large: $(READY) ## Export a million logs; prints memory and time
+	$(PY) -m pytest -s -m large tests/e2e
+
+.PHONY: bench
+bench: $(READY) ## Measure the codecs of the table on generated logs
+	$(PY) -m tests.bench.storage
+
+.PHONY: lint
+lint: $(READY) ## Lint, formatting, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+.PHONY: format
+format: $(READY) ## Format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.PHONY: lock
+lock: $(READY) ## Resolve the dependencies anew into requirements.lock
+	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-emit-find-links --no-header --quiet --output-file requirements.lock
+
+.PHONY: clean
+clean: ## Remove what was installed, built and stored here
+	rm -rf $(VENV) build data .mypy_cache .pytest_cache .ruff_cache .hypothesis
