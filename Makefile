@@ -47,6 +47,10 @@ test-kafka: $(READY) ## End-to-end tests on Apache Kafka (needs Java 17 and Mave
 test-large: $(READY) ## Export a million logs; prints memory and time
 	$(PY) -m pytest -s -m large tests/e2e
 
+.PHONY: test-extras
+test-extras: $(READY) ## Start each function with its own dependencies and nothing else
+	@tests/support/extras.sh
+
 .PHONY: bench
 bench: $(READY) ## Measure the codecs of the table on generated logs
 	$(PY) -m tests.bench.storage

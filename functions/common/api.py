@@ -9,6 +9,7 @@ from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException as RoutingError
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from functions.common import metrics
@@ -46,18 +47,29 @@ def new_api(title: str, description: str) -> FastAPI:
 
 
 async def _problem(request: Request, error: Exception) -> Response:
-    if isinstance(error, RequestValidationError | ValidationError):
-        error = BadRequest("bad parameter", dict(_fault(fault) for fault in error.errors()))
+    status = getattr(error, "status_code", None)
+    if isinstance(error, RequestValidationError):  # its places begin with the part of the request: the body
+        error = BadRequest("bad parameter", dict(_fault(fault, fault["loc"][1:]) for fault in error.errors()))
+    elif isinstance(error, ValidationError):
+        error = BadRequest("bad parameter", dict(_fault(fault, fault["loc"]) for fault in error.errors()))
     elif isinstance(error, HTTPException | RoutingError):
         known = {404: NotFound("nothing here; GET / lists what is"), 405: MethodNotAllowed("not with this method")}
         error = known.get(error.status_code, BadRequest(str(error.detail)))
-    return problem(error)
+    response = problem(error)
+    if status == 405:
+        response.headers["allow"] = ", ".join(sorted(_methods(request)))
+    return response
 
 
-def _fault(fault: Any) -> tuple[str, str]:
-    parts = [str(part) for part in fault["loc"] if part not in ("query", "body", "path")]
+def _methods(request: Request) -> set[str]:
+    # The routing error knows those of one route only.
+    routes = (route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE)
+    return {method for route in routes for method in getattr(route, "methods", ())}
+
+
+def _fault(fault: Any, place: tuple[str | int, ...]) -> tuple[str, str]:
     text = "unknown parameter" if fault["type"] == "extra_forbidden" else str(fault["msg"])
-    return ".".join(parts) or "body", text
+    return ".".join(map(str, place)) or "body", text
 
 
 def url_parameters(model: type[BaseModel]) -> dict[str, Any]:

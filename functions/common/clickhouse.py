@@ -47,10 +47,10 @@ class ClickHouseConfig:
 
     clickhouse_host: str = setting("localhost", "ClickHouse server")
     clickhouse_port: int = setting(8123, "Its HTTP port (usually 8443 with TLS)")
-    clickhouse_user: str = setting("default", "User")
-    clickhouse_password: str = setting("", "Password")
-    clickhouse_database: str = setting("torpor", "Database")
-    clickhouse_secure: bool = setting(False, "Speak TLS")
+    clickhouse_user: str = setting("default", "ClickHouse user")
+    clickhouse_password: str = setting("", "Its password")
+    clickhouse_database: str = setting("torpor", "Database of the logs")
+    clickhouse_secure: bool = setting(False, "Speak TLS to ClickHouse")
     clickhouse_cafile: str = setting("", "File of the CA that signed the server's certificate (PEM)")
     clickhouse_connections: int = setting(8, "Statements in progress at a time; eight times as many may wait")
 
@@ -93,7 +93,10 @@ class ClickHouse:
 
     async def ping(self) -> str:
         """Return the version of the server."""
-        return await self._run(lambda client: str(client.command("SELECT version()")))
+        try:
+            return await self._run(lambda client: str(client.command("SELECT version()")))
+        except _EngineError as error:
+            raise ClickHouseUnavailable(f"ClickHouse does not let us in: {error.text}") from error
 
     async def insert(self, table: str, rows: bytes, token: str = "") -> None:
         """Insert JSON lines; they are visible when this returns.

@@ -57,8 +57,27 @@ class GroupCommit(Generic[T]):
 
     async def add(self, item: T, *, size: int, count: int, key: Hashable = None) -> None:
         """Return when the item is written; raise what its group's write raised."""
+        self._admit(size)
+        # Shielded: one caller that goes away must not cancel the write of the others.
+        await asyncio.shield(self._put(item, size, count, key).done)
+
+    async def add_all(self, items: list[tuple[T, int, int]], *, key: Hashable = None) -> None:
+        """Return when all items, each with its size and count, are written.
+
+        Overloaded is raised for all of them or none. What a write raised is raised once every write has ended.
+        """
+        self._admit(sum(size for _, size, _ in items))
+        groups = dict.fromkeys(self._put(item, size, count, key) for item, size, count in items)
+        writes = [asyncio.shield(group.done) for group in groups]
+        for result in await asyncio.gather(*writes, return_exceptions=True):
+            if result is not None:
+                raise result
+
+    def _admit(self, size: int) -> None:
         if self.waiting and self.waiting + size > self._max_waiting:
             raise Overloaded("too many bytes in flight; retry later")
+
+    def _put(self, item: T, size: int, count: int, key: Hashable) -> Group[T]:
         self.waiting += size
         group = self._open.get(key)
         if group and (group.size + size > self._max_size or group.count + count > self._max_count):
@@ -71,8 +90,7 @@ class GroupCommit(Generic[T]):
         group.items.append(item)
         group.size += size
         group.count += count
-        # Shielded: one caller that goes away must not cancel the write of the others.
-        await asyncio.shield(group.done)
+        return group
 
     async def drain(self) -> None:
         """Return when everything added so far is written or has failed."""

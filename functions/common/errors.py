@@ -51,10 +51,14 @@ class NotFound(Permanent):
 
 
 class MethodNotAllowed(Permanent):
-    """The address is right and the method is not."""
+    """The address is right and the method is not; `allow` lists those that are, where they are known."""
 
     status = 405
     title = "method not allowed"
+
+    def __init__(self, message: str, allow: str = "") -> None:
+        super().__init__(message)
+        self.allow = allow
 
 
 class TooLarge(Permanent):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from urllib.parse import unquote
 
 from functions.common import timestamps
 from functions.common.errors import NotOurs
@@ -67,8 +68,10 @@ class Event:
         for name in ("ce-id", "ce-source", "ce-tenant"):
             if not headers.get(name):
                 raise NotOurs(f"the event has no {name}")
+        # Values are percent-encoded where a header could not hold them (HTTP binding 1.0, 3.1.3.2).
+        event_id, tenant = unquote(headers["ce-id"]), unquote(headers["ce-tenant"])
         origin = "/".join(headers.get(f"ce-knativekafka{name}", "") for name in ("partition", "offset"))
-        return cls(headers["ce-id"], headers["ce-tenant"], data, origin.strip("/"))
+        return cls(event_id, tenant, data, origin.strip("/"))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -7,14 +7,15 @@ under way end, and the function stops. The host itself answers /healthz, /readyz
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import importlib
+import signal
 import socket
 import sys
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol
 
-from functions.common.config import ConfigError, environment
+from functions.common.config import ConfigError, environment, load, setting
 from functions.common.log import configure
 
 if TYPE_CHECKING:
@@ -27,10 +28,28 @@ KEEP_ALIVE_SECONDS = 80
 """Idle connections stay open longer than the 75 s of common proxies, so that the proxy closes first."""
 
 
+@dataclasses.dataclass(frozen=True)
+class HostConfig:
+    """Settings of the process that serves a function."""
+
+    port: int = setting(8080, "Port that a function listens on, when it runs by itself")
+    log_level: str = setting(
+        "INFO", "Least level of the process's own log: DEBUG, INFO, WARNING or ERROR; under `make run`, WARNING"
+    )
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65535:
+            raise ValueError(f"PORT is {self.port}: expected 0 to 65535")
+        if self.log_level not in ("DEBUG", "INFO", "WARNING", "ERROR"):
+            raise ValueError(f"LOG_LEVEL is {self.log_level!r}: expected DEBUG, INFO, WARNING or ERROR")
+
+
 class Function(Protocol):
     """What the host asks of a function."""
 
-    app: ASGIApp
+    @property
+    def app(self) -> ASGIApp:
+        """The application that answers requests."""
 
     async def start(self) -> None:
         """Prepare to serve. Must not wait for Kafka or ClickHouse: they may come up later."""
@@ -119,24 +138,21 @@ def server(function: Function) -> uvicorn.Server:
 
 
 def serve(module: str) -> None:
-    """Serve the function that `module` makes by its `new(environment)`, on PORT (default 8080), until SIGTERM."""
+    """Serve the function that `module` makes by its `new(environment)`, on PORT, until SIGTERM."""
     gc.disable()  # imports make no garbage worth looking for
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # The server drains first and then raises the signal again: to have been asked to end is no failure.
+        signal.signal(number, lambda *_: sys.exit(0))
     env = environment()
-    configure(env.get("LOG_LEVEL", "INFO"))
-    with listen(_port(env)) as sock:
-        try:
+    try:
+        config = load(HostConfig, env)
+        configure(config.log_level)
+        with listen(config.port) as sock:
             function: Function = importlib.import_module(module).new(env)
-        except ConfigError as error:
-            sys.exit(f"{module}: {error}")
-        http = server(function)
-        gc.collect()
-        gc.freeze()
-        gc.enable()
-        http.run(sockets=[sock])
-
-
-def _port(env: Mapping[str, str]) -> int:
-    text = env.get("PORT", "8080")
-    if not text.isdecimal() or int(text) > 65535:
-        sys.exit(f"PORT is {text!r}: expected 1 to 65535")
-    return int(text)
+            http = server(function)
+            gc.collect()
+            gc.freeze()
+            gc.enable()
+            http.run(sockets=[sock])
+    except ConfigError as error:
+        sys.exit(f"{module}: {error}")

@@ -8,7 +8,7 @@ import msgspec
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from functions.common.errors import BadRequest, TooLarge, TorporError, Transient
+from functions.common.errors import BadRequest, MethodNotAllowed, TooLarge, TorporError, Transient
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,9 @@ def problem(error: Exception) -> Response:
     }
     if isinstance(error, BadRequest) and error.fields:
         body["errors"] = [{"field": field, "error": text} for field, text in error.fields.items()]
-    headers = {"retry-after": str(error.retry_after)} if isinstance(error, Transient) else None
+    headers = {"retry-after": str(error.retry_after)} if isinstance(error, Transient) else {}
+    if isinstance(error, MethodNotAllowed) and error.allow:
+        headers["allow"] = error.allow
     return Response(msgspec.json.encode(body), error.status, headers, media_type="application/problem+json")
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -26,6 +26,9 @@ from functions.common.event import MAX_RECORD_BYTES
 log = logging.getLogger(__name__)
 
 Headers = list[tuple[str, bytes]]
+Partition = tuple[str, int]
+"""A topic's name and the number of one of its partitions."""
+KafkaError = kafka.errors.KafkaError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -223,6 +226,71 @@ def create_topics(config: KafkaConfig) -> None:
 def consumer(config: KafkaConfig, topics: list[str], group: str, **options: Any) -> kafka.KafkaConsumer:
     """A consumer of `topics` in `group` that commits only when told to. Not to be used by two threads at once."""
     return kafka.KafkaConsumer(*topics, **config.connection(), group_id=group, enable_auto_commit=False, **options)
+
+
+class Account(Protocol):
+    """Keeps account of a consumer's partitions. Is called on the client's own thread, at any time."""
+
+    def assigned(self, partitions: Collection[Partition]) -> None:
+        """These are the consumer's, and no others. It goes on where it was in those that it had before."""
+
+    def done(self, partitions: Collection[Partition]) -> Mapping[Partition, int]:
+        """The offsets to commit of partitions that may go."""
+
+    def lost(self, partitions: Collection[Partition]) -> None:
+        """These are no longer the consumer's, and nothing can be committed."""
+
+
+def keep_account(consumer: kafka.KafkaConsumer, topics: list[str], account: Account) -> None:
+    """Subscribe to the topics; the account is told of every rebalance, and what is done is committed before one."""
+    consumer.subscribe(topics, listener=_Rebalance(consumer, account))
+
+
+def progress(consumer: kafka.KafkaConsumer) -> dict[Partition, tuple[int, int | None]]:
+    """Position of the consumer and end of each of its partitions as of the last fetch. Does not wait for Kafka.
+
+    A partition is missing as long as its position is unknown, and its end is None before its first fetch.
+    """
+    places = {}
+    for partition in consumer.assignment():
+        try:
+            position, end = consumer.position(partition, timeout_ms=0), consumer.highwater(partition)
+        except kafka.errors.IllegalStateError:
+            continue  # it went just now
+        if position is not None:
+            places[partition.topic, partition.partition] = position, end
+    return places
+
+
+def commit(consumer: kafka.KafkaConsumer, offsets: Mapping[Partition, int], timeout: float) -> None:
+    """Commit the next offset to read of each partition. Raises KafkaError if Kafka does not confirm it in time."""
+    consumer.commit(_committable(offsets), timeout_ms=round(timeout * 1000))
+
+
+class _Rebalance(kafka.AsyncConsumerRebalanceListener):  # type: ignore[misc]  # the client has no types
+    def __init__(self, consumer: kafka.KafkaConsumer, account: Account) -> None:
+        self._consumer = consumer
+        self._account = account
+
+    async def on_partitions_revoked(self, revoked: set[Partition]) -> None:
+        if offsets := self._account.done(revoked):
+            try:
+                await self._consumer.commit_async(_committable(offsets))
+            except (kafka.errors.KafkaError, RuntimeError) as error:
+                log.warning("offsets of revoked partitions are not committed", extra={"error": str(error)})
+
+    async def on_partitions_assigned(self, assigned: set[Partition]) -> None:
+        self._account.assigned(assigned)
+
+    async def on_partitions_lost(self, lost: set[Partition]) -> None:
+        self._account.lost(lost)
+
+
+def _committable(offsets: Mapping[Partition, int]) -> dict[kafka.TopicPartition, kafka.OffsetAndMetadata]:
+    return {
+        kafka.TopicPartition(*partition): kafka.OffsetAndMetadata(offset, "", -1)
+        for partition, offset in offsets.items()
+    }
 
 
 def _close(producer: kafka.KafkaProducer) -> None:

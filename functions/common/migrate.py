@@ -27,7 +27,7 @@ class SchemaConfig:
 
     schema_variant: str = setting("single", "`single` for one ClickHouse server, `cluster` for replicas and shards")
     retention_days: int = setting(30, "Days after which logs are deleted; ingest refuses older ones")
-    text_index: bool = setting(True, "Index the words of messages: faster search for rare words, about 25 bytes a log")
+    text_index: bool = setting(True, "Index the words of messages: faster search for rare words, about 20 bytes a log")
 
     def __post_init__(self) -> None:
         if self.schema_variant not in ("single", "cluster"):

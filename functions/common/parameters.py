@@ -26,10 +26,17 @@ def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+def _no_other(value: Any) -> Any:
+    # Else the fault would be told once for each type that a time may have, and `true` would be a second.
+    if isinstance(value, bool) or not isinstance(value, str | int | float | None):
+        raise ValueError("a time is a text or a number")
+    return value
+
+
 Several = Annotated[
     list[Annotated[str, Field(max_length=255)]], BeforeValidator(_as_list), Field(max_length=MAX_VALUES)
 ]
-Moment = Annotated[str | int | float, Field(examples=["2026-01-31T12:00:00Z"])]
+Moment = Annotated[str | int | float | None, BeforeValidator(_no_other), Field(examples=["2026-01-31T12:00:00Z"])]
 
 
 class SearchParameters(BaseModel):
@@ -38,10 +45,10 @@ class SearchParameters(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     start_time: Annotated[
-        Moment | None,
+        Moment,
         Field(description="First moment, inclusive; by default 24 hours before the end", examples=["-1h"]),
     ] = None
-    end_time: Annotated[Moment | None, Field(description="Last moment, exclusive; by default now")] = None
+    end_time: Annotated[Moment, Field(description="Last moment, exclusive; by default now")] = None
     service: Annotated[Several, Field(description="Name of the service; repeat it for several")] = []
     level: Annotated[
         Several,
@@ -130,11 +137,12 @@ def _moment(name: str, value: str | int | float, now: int) -> int:
     if value == "now":
         return now
     if isinstance(value, str) and (match := _RELATIVE.fullmatch(value)):
-        return now - int(match[1]) * _UNITS[match[2]] * timestamps.NANOSECONDS
-    try:
-        moment = timestamps.parse(value)
-    except ValueError as error:
-        raise BadRequest("bad parameter", {name: str(error)}) from None
+        moment = now - int(match[1]) * _UNITS[match[2]] * timestamps.NANOSECONDS
+    else:
+        try:
+            moment = timestamps.parse(value)
+        except ValueError as error:
+            raise BadRequest("bad parameter", {name: str(error)}) from None
     if not 0 <= moment < 1 << 63:
         raise BadRequest("bad parameter", {name: "outside the years 1970 to 2262"})
     return moment

@@ -43,7 +43,7 @@ def parse(value: str | int | float) -> int:
     if isinstance(value, int):
         return value * unit
     # A float keeps about 16 digits, so more than microseconds would be made up.
-    return round(value * (unit / 1000)) * 1000 if unit >= 1000 else round(value)
+    return round(value * (unit / 1000) if unit >= 1000 else value / 1000) * 1000
 
 
 def iso(nanoseconds: int) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 
 from functions.common import metrics, search, timestamps
 from functions.common.clickhouse import ClickHouse, ClickHouseConfig
@@ -70,12 +70,14 @@ class Export:
         """Disconnect."""
         await self.clickhouse.close()
 
-    async def export(self, query: ExportQuery) -> tuple[str, AsyncIterator[bytes]]:
+    async def export(self, query: ExportQuery) -> tuple[str, AsyncGenerator[bytes, None]]:
         """The name of the file, and its bytes. Raises before the first byte whatever the first page raises."""
         if self._running >= self.config.max_exports:
             raise Overloaded(f"{self.config.max_exports} exports are running; retry later")
         filter = to_filter(query, self.config.tenant)
         form = query.new_format()
+        start, end = (f"{timestamps.iso(moment)[:19]}Z".replace(":", "").replace("-", "") for moment in _range(filter))
+        name = f"logs-{start}-{end}.{form.extension}{query.suffix()}"
         pages = self._pages(filter, form)
         self._running += 1
         try:
@@ -83,15 +85,16 @@ class Export:
         except BaseException:
             self._running -= 1
             raise
-        start, end = (f"{timestamps.iso(moment)[:19]}Z".replace(":", "").replace("-", "") for moment in _range(filter))
-        name = f"logs-{start}-{end}.{form.extension}{query.suffix()}"
-        return name, self._file(first, pages, form, query)
+        file = self._file(first, pages, form, query)
+        await anext(file)  # begun, it frees its place however it ends, even if nobody reads on
+        return name, file
 
     async def _file(
-        self, first: bytes, pages: AsyncIterator[bytes], form: Format, query: ExportQuery
-    ) -> AsyncIterator[bytes]:
+        self, first: bytes, pages: AsyncGenerator[bytes, None], form: Format, query: ExportQuery
+    ) -> AsyncGenerator[bytes, None]:
         outcome = "broken"
         try:
+            yield b""
             compressor: Compressor = query.new_compressor()
             yield compressor.compress(form.head())
             if first:
@@ -111,8 +114,9 @@ class Export:
         finally:
             self._running -= 1
             metrics.EXPORTS.labels(form.extension, outcome).inc()
+            await pages.aclose()
 
-    async def _pages(self, filter: Filter, form: Format) -> AsyncIterator[bytes]:
+    async def _pages(self, filter: Filter, form: Format) -> AsyncGenerator[bytes, None]:
         limit = _FIRST_PAGE
         reading = asyncio.create_task(self._page(filter, form, limit, None))
         try:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from fastapi import FastAPI, Request
 from fastapi.responses import StreamingResponse
 from pydantic import Field
+from starlette.types import Receive, Scope, Send
 
 from functions.common.api import PROBLEMS, new_api, url_parameters
 from functions.common.errors import BadRequest
@@ -87,9 +88,21 @@ def routes(export: function.Export) -> FastAPI:
         query = ExportQuery.model_validate(gather(request.query_params.multi_items()))
         name, file = await export.export(query)
         headers = {"content-disposition": f'attachment; filename="{name}"', "x-content-type-options": "nosniff"}
-        return StreamingResponse(file, headers=headers, media_type=query.media_type())
+        return _File(file, headers=headers, media_type=query.media_type())
 
     return api
+
+
+class _File(StreamingResponse):
+    """Closes the file once the client has it or went away."""
+
+    body_iterator: AsyncGenerator[bytes, None]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await self.body_iterator.aclose()
 
 
 def _content() -> dict[str, object]:

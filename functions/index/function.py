@@ -33,7 +33,7 @@ class Config:
     kafka: KafkaConfig = dataclasses.field(default_factory=KafkaConfig)
     clickhouse: ClickHouseConfig = dataclasses.field(default_factory=ClickHouseConfig)
     max_insert_bytes: int = setting(64 * 1024 * 1024, "Bytes of an insert; one event may be larger")
-    max_waiting_bytes: int = setting(128 * 1024 * 1024, "Bytes in progress before index answers 503")
+    max_waiting_bytes: int = setting(128 * 1024 * 1024, "Bytes in progress before the answer is 503")
 
 
 class Index:
@@ -79,7 +79,7 @@ class Index:
         if request.method == "GET" and request.url.path == "/":
             return Json({"function": "index", "ready": "/readyz", "metrics": "/metrics"})
         if request.method != "POST":
-            raise MethodNotAllowed("KafkaSource posts events here")
+            raise MethodNotAllowed("KafkaSource posts events here", "GET, POST" if request.url.path == "/" else "POST")
         event = Event.from_http(request.headers, await read_body(request, MAX_RECORD_BYTES))
         try:
             await self._commit.add(event, size=len(event.data) + 1, count=1)

@@ -10,7 +10,6 @@ log.
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -26,6 +25,11 @@ BATCHED = "application/cloudevents-batch+json"
 
 _REQUIRED = ("id", "source", "type")
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}", re.ASCII)
+# Values stay as they were sent: a number that is decoded and encoded again may be another.
+Fields = dict[str, msgspec.Raw]
+_object = msgspec.json.Decoder(Fields).decode
+_array = msgspec.json.Decoder(list[Fields]).decode
+_EMPTY, _NO_METADATA = msgspec.Raw(b'""'), msgspec.Raw(b"{}")
 # What the record holds elsewhere, or what describes the data only.
 _NOT_METADATA = {"specversion", "time", "datacontenttype", "dataschema", "traceparent"}
 
@@ -39,56 +43,71 @@ def records(headers: Mapping[str, str], kind: str, body: bytes) -> Numbered:
     """One JSON record an event. Raises BadRequest, naming the event's place, if one is malformed."""
     try:
         if kind == BATCHED:
-            events = msgspec.json.decode(body, type=list[dict[str, Any]])
+            events = _array(body)
         elif kind == STRUCTURED:
-            events = [msgspec.json.decode(body, type=dict[str, Any])]
+            events = [_object(body)]
         else:
-            events = [{**_attributes(headers), "data": _parse(body, kind)}]
+            events = [_binary(headers, kind, body)]
+        return [(number, msgspec.json.encode(_record(number, event))) for number, event in enumerate(events, 1)]
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise BadRequest(f"not a CloudEvent: {error}") from None
-    return [(number, msgspec.json.encode(_record(number, event))) for number, event in enumerate(events, 1)]
 
 
-def _attributes(headers: Mapping[str, str]) -> dict[str, Any]:
+def _binary(headers: Mapping[str, str], kind: str, body: bytes) -> Fields:
     # Values are percent-encoded where a header could not hold them (HTTP binding 1.0, 3.1.3.2).
-    return {name[3:]: unquote(value) for name, value in headers.items() if name.startswith("ce-")}
+    event = {name[3:]: _as_raw(unquote(value)) for name, value in headers.items() if name.startswith("ce-")}
+    is_json = not kind or kind.endswith(("/json", "+json"))
+    event["data"] = msgspec.json.decode(body, type=msgspec.Raw) if body and is_json else _as_raw(body.decode())
+    return event
 
 
-def _parse(body: bytes, kind: str) -> Any:
-    return msgspec.json.decode(body) if body and ("json" in kind or not kind) else body.decode()
-
-
-def _record(number: int, event: dict[str, Any]) -> dict[str, Any]:
-    if event.get("specversion") != "1.0":
+def _record(number: int, event: Fields) -> dict[str, Any]:
+    event = _present(event)  # in the JSON format null means absent
+    if _as_text(event.get("specversion")) != "1.0":
         raise BadRequest(f"event {number}: specversion is not 1.0")
     for name in _REQUIRED:
-        if not isinstance(event.get(name), str) or not event[name]:
+        if not _as_text(event.get(name)):
             raise BadRequest(f"event {number}: the attribute {name} is missing")
     record, metadata = _data(number, event)
     for name, value in event.items():
         if name not in _NOT_METADATA:
             metadata[f"cloudevents.event_{name}" if name in (*_REQUIRED, "subject") else f"cloudevents.{name}"] = value
-    if match := _TRACEPARENT.fullmatch(str(event.get("traceparent", ""))):
-        record = {"trace_id": match[1], "span_id": match[2], **record}
+    if match := _TRACEPARENT.fullmatch(_as_text(event.get("traceparent"))):
+        record = {"trace_id": _as_raw(match[1]), "span_id": _as_raw(match[2]), **record}
     return {
         "service": event["source"],
         **record,
         "timestamp": event.get("time"),
-        "id": f"{event['source']}#{event['id']}",
+        "id": f"{_as_text(event['source'])}#{_as_text(event['id'])}",
         "metadata": metadata,
     }
 
 
-def _data(number: int, event: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    data = event.pop("data", None)
-    if packed := event.pop("data_base64", None):
+def _data(number: int, event: Fields) -> tuple[Fields, Fields]:
+    data, packed = event.pop("data", _EMPTY), event.pop("data_base64", None)
+    if packed is not None:
+        if data is not _EMPTY:
+            raise BadRequest(f"event {number}: both data and data_base64")
         try:
-            data = base64.b64decode(packed, validate=True).decode()
-        except (binascii.Error, UnicodeDecodeError, TypeError):
+            data = _as_raw(base64.b64decode(msgspec.json.decode(packed, type=str), validate=True).decode())
+        except (ValueError, msgspec.DecodeError):
             raise BadRequest(f"event {number}: data_base64 is not text in base64") from None
-    if isinstance(data, dict) and "message" in data:
-        metadata = data.pop("metadata", {})
-        if not isinstance(metadata, dict):
+    if bytes(data).startswith(b"{") and "message" in (record := _present(_object(data))):
+        metadata = record.pop("metadata", _NO_METADATA)
+        if not bytes(metadata).startswith(b"{"):
             raise BadRequest(f"event {number}: metadata is not an object")
-        return data, metadata
-    return {"message": "" if data is None else data}, {}
+        return record, _object(metadata)
+    return {"message": data}, {}
+
+
+def _present(fields: Fields) -> Fields:
+    return {name: raw for name, raw in fields.items() if bytes(raw) != b"null"}
+
+
+def _as_raw(text: str) -> msgspec.Raw:
+    return msgspec.Raw(msgspec.json.encode(text))
+
+
+def _as_text(raw: msgspec.Raw | None) -> str:
+    """The text of a JSON string; an empty one for anything else."""
+    return msgspec.json.decode(raw, type=str) if raw is not None and bytes(raw).startswith(b'"') else ""

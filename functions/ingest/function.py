@@ -44,7 +44,7 @@ class Config:
     retention_days: int = setting(30, "Days after which logs are deleted; ingest refuses older ones")
     max_request_bytes: int = setting(20 * 1024 * 1024, "Bytes of a request's body, packed and unpacked")
     max_message_bytes: int = setting(256 * 1024, "Bytes of a log's message")
-    max_waiting_bytes: int = setting(128 * 1024 * 1024, "Bytes in progress before ingest answers 503")
+    max_waiting_bytes: int = setting(128 * 1024 * 1024, "Bytes in progress before the answer is 503")
 
 
 class Answer(msgspec.Struct):
@@ -104,7 +104,7 @@ class Ingest:
             return await self._ingest(request)
         if request.method == "GET" and path == "/":
             return Json({"function": "ingest", "send": f"POST {PATH}", "ready": "/readyz", "metrics": "/metrics"})
-        raise MethodNotAllowed(f"send logs with POST {PATH}")
+        raise MethodNotAllowed(f"send logs with POST {PATH}", "GET, POST" if path == "/" else "POST")
 
     async def _ingest(self, request: Request) -> Response:
         headers = request.headers
@@ -151,23 +151,16 @@ class Ingest:
         for chunk in normaliser.chunks(records, outcome):
             chunks.append(chunk)
             await asyncio.sleep(0)  # a large request must not keep the others waiting
-        await self._commit_all(chunks)
+        # All chunks are admitted, or none: Overloaded, too, leaves no trace.
+        await self._commit.add_all(
+            [(chunk, len(chunk.data) + 1, chunk.count) for chunk in chunks], key=self.config.tenant
+        )
         metrics.INGESTED.labels("accepted").inc(outcome.accepted)
         metrics.INGESTED.labels("rejected").inc(outcome.rejected)
         answer = Answer(outcome.accepted, outcome.rejected, outcome.errors, batch)
         if outcome.accepted:
             return Json(answer)
         return _none_accepted(answer)
-
-    async def _commit_all(self, chunks: list[Chunk]) -> None:
-        """Return when Kafka has every chunk; raise only after each of them has ended."""
-        commits = [
-            self._commit.add(chunk, size=len(chunk.data) + 1, count=chunk.count, key=self.config.tenant)
-            for chunk in chunks
-        ]
-        for result in await asyncio.gather(*commits, return_exceptions=True):
-            if isinstance(result, BaseException):
-                raise result
 
     async def _publish(self, chunks: list[Chunk]) -> None:
         event = Event.fresh(self.config.tenant, b"\n".join(chunk.data for chunk in chunks))

@@ -214,7 +214,7 @@ def _read_freely(fields: dict[str, msgspec.Raw]) -> Incoming:
         except msgspec.ValidationError:
             raise Rejected("metadata", "not a JSON object") from None
         given = {**given, **metadata}
-    record.metadata = {name: _as_text(raw) for name, raw in given.items()}
+    record.metadata = {name: _as_text(raw) for name, raw in given.items() if bytes(raw) != b"null"}
     return record
 
 

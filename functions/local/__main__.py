@@ -59,7 +59,11 @@ async def run() -> int:
         loop.add_signal_handler(number, on_signal)
     local = Local(environment(), say)
     print("Starting Torpor", flush=True)
-    await local.start()
+    try:
+        await local.start()
+    except BaseException:
+        await local.abandon()
+        raise
     print(banner(local), flush=True)
     await stop.wait()
     print("\nStopping", flush=True)

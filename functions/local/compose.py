@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 KAFKA_SOURCES = Path(__file__).parents[2] / "kafka-sources"
 _SAMPLE_LOGS = 5_000
 _SAMPLE_BATCH = 1_000
+_SAMPLE_RANGE = timestamps.DAY * 23 // 24
+"""A little less than a search looks back by default, so that it shows them all for a while."""
 _GRACE_SECONDS = 3
 """How long downloads and searches may go on after Ctrl-C."""
 
@@ -77,6 +79,7 @@ class Local:
         own = not env.get("KAFKA_BOOTSTRAP_SERVERS")
         self.broker = Broker(self.data / "broker", self.config.kafka_port) if own else None
         self._servers: dict[str, tuple[uvicorn.Server, asyncio.Task[None]]] = {}
+        self._cleanup = contextlib.AsyncExitStack()
 
     async def start(self) -> None:
         """Bring everything up; return when logs can be sent, and the sample, if there is one, can be found."""
@@ -93,8 +96,9 @@ class Local:
         for name, function in self._functions(dead_letters).items():
             await self._serve(name, function, sockets[name])
         manifests = read_manifests(KAFKA_SOURCES)
-        sinks = {"index": f"http://127.0.0.1:{self.config.index_port}"}
-        self._source = KafkaSource(kafka, manifests.source, sinks, dead_letters, manifests.sink_topics)
+        services = {"index": f"http://127.0.0.1:{self.config.index_port}"}
+        self._source = KafkaSource(kafka, manifests.source, services, dead_letters, manifests.sink_topics)
+        self._cleanup.push_async_callback(self._source.stop)
         await self._source.start()
         if self.config.sample and await self._is_empty():
             await self._load_sample()
@@ -107,12 +111,16 @@ class Local:
         """
         await self._stop_server("ingest")
         stored = await self._drained(hurry)
-        await self._source.stop()
-        for name in ("index", "query", "export"):
-            await self._stop_server(name)
+        await self._cleanup.aclose()
         if self.broker and stored:
             await self.broker.stop()
         return stored
+
+    async def abandon(self) -> None:
+        """End after a start that failed midway. A broker that was left running by an earlier run is left again."""
+        await self._cleanup.aclose()
+        if self.broker and self.broker.pid and not self.broker.taken_up:
+            await self.broker.stop()
 
     def _open(self, database: str) -> ClickHouse:
         if self.embedded_clickhouse:
@@ -130,17 +138,19 @@ class Local:
 
     async def _serve(self, name: str, function: host.Function, sock: socket.socket) -> None:
         http = host.server(function)
-        http.capture_signals = contextlib.nullcontext  # type: ignore[method-assign]  # the command hears signals, for all
+        # The command hears signals, for all servers at once.
+        http.capture_signals = contextlib.nullcontext  # type: ignore[assignment,method-assign]  # a stand-in for a method
         http.config.timeout_graceful_shutdown = _GRACE_SECONDS
         task = asyncio.create_task(http.serve(sockets=[sock]))
         self._servers[name] = (http, task)
+        self._cleanup.push_async_callback(self._stop_server, name)
         while not http.started:
             if task.done():
                 raise RuntimeError(f"{name} does not start") from task.exception()
             await asyncio.sleep(0.005)
 
     async def _stop_server(self, name: str) -> None:
-        http, task = self._servers.pop(name)
+        http, task = self._servers[name]
         http.should_exit = True
         await task
 
@@ -162,9 +172,10 @@ class Local:
             await db.close()
 
     async def _load_sample(self) -> None:
-        """Send generated logs of the last 24 hours, by the way that all logs go, and wait until they are stored."""
+        """Send generated logs of the last 23 hours, by the way that all logs go, and wait until they are stored."""
         now = timestamps.now()
-        times = [now - timestamps.DAY * (_SAMPLE_LOGS - number) // _SAMPLE_LOGS for number in range(_SAMPLE_LOGS)]
+        step = _SAMPLE_RANGE // _SAMPLE_LOGS
+        times = [now - step * (_SAMPLE_LOGS - number) for number in range(_SAMPLE_LOGS)]
         generator = Generator(seed=1)
         url = f"http://127.0.0.1:{self.config.ingest_port}{ingest.PATH}"
         async with httpx.AsyncClient(trust_env=False, timeout=30) as client:
@@ -173,7 +184,7 @@ class Local:
                 answer = await client.post(url, content=lines, headers={"content-type": CONTENT_TYPE})
                 answer.raise_for_status()
         await self._source.drained(self._to_kafka.acknowledged, timeout=30)
-        self._say(f"sample: {_SAMPLE_LOGS} generated logs of the last 24 hours (SAMPLE=0 starts empty)")
+        self._say(f"sample: {_SAMPLE_LOGS} generated logs of the last 23 hours (SAMPLE=0 starts empty)")
 
 
 def _listen(name: str, port: int) -> socket.socket:

@@ -24,15 +24,16 @@ LEVEL_WEIGHTS = {"INFO": 70.0, "DEBUG": 15.0, "WARN": 9.0, "ERROR": 4.8, "TRACE"
 
 # By rank, the busiest first, each with the kinds of messages that it writes.
 _KINDS_OF_SERVICES = """
-api-gateway edge web; checkout web db shop; auth web cache auth; payments web db pay queue; inventory web db cache shop;
-catalog web cache search; cart web cache shop; orders web db shop queue; search web search cache;
-pricing web cache; user-profile web db cache; session-store cache auth; recommendations web cache queue;
-notifications queue mail; shipping web db shop; web-frontend edge web; mobile-bff edge web cache; fraud-detection pay queue;
-billing db pay job; image-resizer web files; media-upload web files; email-sender queue mail;
-event-collector web queue; analytics-ingest queue db; ledger db pay; warehouse-sync queue shop job; reviews web db;
-promotions web cache; tax-calculator web pay; address-lookup web search; feature-flags web cache;
-identity-provider web auth; audit-trail queue db; report-builder job files; scheduler job; data-export job files;
-search-indexer queue search; customer-support web db mail; config-server web files; backup job files
+api-gateway edge web; checkout web db shop; auth web cache auth; payments web db pay queue;
+inventory web db cache shop; catalog web cache search; cart web cache shop; orders web db shop queue;
+search web search cache; pricing web cache; user-profile web db cache; session-store cache auth;
+recommendations web cache queue; notifications queue mail; shipping web db shop; web-frontend edge web;
+mobile-bff edge web cache; fraud-detection pay queue; billing db pay job; image-resizer web files;
+media-upload web files; email-sender queue mail; event-collector web queue; analytics-ingest queue db;
+ledger db pay; warehouse-sync queue shop job; reviews web db; promotions web cache; tax-calculator web pay;
+address-lookup web search; feature-flags web cache; identity-provider web auth; audit-trail queue db;
+report-builder job files; scheduler job; data-export job files; search-indexer queue search;
+customer-support web db mail; config-server web files; backup job files
 """
 _KINDS = dict(entry.split(maxsplit=1) for entry in _KINDS_OF_SERVICES.split(";"))
 SERVICES = tuple(_KINDS)
@@ -72,7 +73,7 @@ _CHOICES = {
     "city": "Zürich|São Paulo|Kraków|Rotterdam|Osaka 大阪|Leipzig|Austin|Lyon",
     "words": "running shoes|blue jacket #|usb-c cable|café table|lamp|headphones #|kids bike",
     "file": "/var/lib/app/uploads/#.jpg|/data/exports/report-#.csv|/tmp/chunk-#.part|/backup/#.tar.zst",
-    "flag": "new-checkout|fast-search|dark-mode|one-click|quote-v#",
+    "flag": "new-checkout|fast-search|dark-mode|one-click|quote-v2",
     "function": "reserve_stock|authorise|render_cart|apply_promotion|load_profile|resize|settle",
     "fault": "connection reset by peer|deadline exceeded|503 Service Unavailable|no route to host|TLS handshake failed",
     "exception": 'java.lang.NullPointerException: Cannot invoke "Cart.items()" because "cart" is null'
@@ -158,7 +159,7 @@ _TEMPLATES = (
     _Template("WARN", "auth", "sign-in of {user} from {ip} refused: {reason}", _SIGN_IN, 3),
     _Template("WARN", "pay", "payment {uuid} declined: {decline} ({amount} {currency})", _PAYMENT, 3),
     _Template("WARN", "shop", "low stock: {few} of {sku} left in {city}", {"sku": "sku"}),
-    _Template("WARN", "any", "retry {attempt} of 5 of {method} {path} on {peer} in {ms}ms: {fault}", _PEER, 2),
+    _Template("WARN", "any", "retry {attempt} of 5 of {method} /v1/{peer}{path} in {ms}ms: {fault}", _PEER, 2),
     _Template("WARN", "any", "GC pause of {slow}ms, heap at {heap} MB of 4096 MB", traced=False),
     _Template("ERROR", "web", "{method} /v1/{owner}{path} {broken} {slow}ms", _http("broken"), 4),
     _Template("ERROR", "db", "deadlock on {table}: transaction {id} rolled back after {slow}ms", _SQL),
@@ -269,10 +270,13 @@ def _instances(rng: random.Random, more: dict[str, str]) -> tuple[list[_Instance
         version, release = f"{rng.randint(1, 9)}.{rng.randint(0, 40)}.{rng.randint(0, 9)}", f"{rng.getrandbits(36):09x}"
         for number in range(1, count + 1):
             region = rng.choice(("eu-west-1", "eu-west-1", "eu-central-1", "us-east-1"))
-            place = {"region": region, "k8s.pod": f"{service}-{release}-{rng.getrandbits(20):05x}", "version": version}
-            # Every third service runs on machines of its own.
+            # Every third service runs on machines of its own, the others on Kubernetes.
             if rank % 3 == 0:
                 place = {"region": region, "host": f"{service}-{number:02d}.internal"}
+            else:
+                place = {"region": region, "k8s.pod": f"{service}-{release}-{rng.getrandbits(20):05x}"}
+            if rank % 2 == 0:
+                place["version"] = version
             peer = rng.choice([owner for owner in owners if owner != service])
             owner = peer if "edge" in kinds else service
             instances.append(_Instance(service, place | more, owner, peer, templates))

@@ -66,12 +66,12 @@ class LogPage(BaseModel):
         json_schema_extra={
             "examples": [
                 {
-                    "total": 1,
+                    "total": 17,
                     "total_relation": "eq",
-                    "limit": 1000,
+                    "limit": 1,
                     "offset": 0,
                     "logs": [_LOG],
-                    "next": None,
+                    "next": "WzE3Njk3NzQ0MDAwMDAwMDAwMDAsMTc2OTg2MDgwMDUwMDAwMDAwMSwxNzY5ODYwODAwNTAwMDAwMDAwLDY4NzJd",
                     "query_time_ms": 12.5,
                 }
             ]
@@ -123,6 +123,10 @@ class Dependency(BaseModel):
 
 class Health(BaseModel):
     """Whether query can answer."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"status": "ok", "clickhouse": {"status": "ok", "version": "26.9.2.1"}}]}
+    )
 
     status: Literal["ok", "unavailable"]
     clickhouse: Dependency

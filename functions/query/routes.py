@@ -8,6 +8,7 @@ from fastapi import FastAPI, Request, Response
 from pydantic import Field
 
 from functions.common.api import PROBLEMS, Problem, new_api, url_parameters
+from functions.common.http import read_body
 from functions.common.parameters import SearchParameters, gather
 from functions.query.models import Bucket, Health, Log, LogPage, LogQuery
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from functions.query import function
 
 JSON = "application/json"
+MAX_BODY = 4 * 1024 * 1024
+"""Bytes: more than the longest search has."""
 
 
 class ErrorsQuery(SearchParameters):
@@ -46,10 +49,19 @@ def routes(query: function.Query) -> FastAPI:
         response.status_code = 200 if state.status == "ok" else 503
         return state
 
-    @api.post("/api/v1/logs", responses={200: {"model": LogPage}, **PROBLEMS})
-    async def post_logs(body: LogQuery) -> Response:
+    @api.post(
+        "/api/v1/logs",
+        responses={
+            200: {"model": LogPage},
+            413: {"model": Problem, "description": "The body is too large"},
+            **PROBLEMS,
+        },
+        openapi_extra={"requestBody": {"required": True, "content": {JSON: {"schema": LogQuery.model_json_schema()}}}},
+    )
+    async def post_logs(request: Request) -> Response:
         """Search, newest first; the search is a JSON body."""
-        return Response(await query.page(body), media_type=JSON)
+        parameters = LogQuery.model_validate_json(await read_body(request, MAX_BODY))
+        return Response(await query.page(parameters), media_type=JSON)
 
     @api.get("/api/v1/logs", responses={200: {"model": LogPage}, **PROBLEMS}, openapi_extra=url_parameters(LogQuery))
     async def get_logs(request: Request) -> Response:

@@ -10,8 +10,8 @@ CREATE TABLE IF NOT EXISTS logs_local ON CLUSTER '{cluster}'
     metadata  Map(LowCardinality(String), String) CODEC(ZSTD(1)),
     trace_id  String                              CODEC(ZSTD(1)),
     span_id   String                              CODEC(ZSTD(1)),
-    -- Neighbours of one batch share the upper 44 bits.
-    dedupe    UInt64                              CODEC(Delta(8), ZSTD(1)),
+    -- Logs of one batch share the upper 44 bits; ZSTD finds them again even where batches lie interleaved.
+    dedupe    UInt64                              CODEC(ZSTD(1)),
 
     INDEX trace_id trace_id            TYPE bloom_filter(0.01) GRANULARITY 1,
     INDEX metadata mapValues(metadata) TYPE bloom_filter(0.01) GRANULARITY 1

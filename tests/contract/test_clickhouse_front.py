@@ -481,5 +481,7 @@ def test_scanning_an_insert_is_not_misled_by_its_text() -> None:
     for data in (os.urandom(100_000), b"$a$" * 30_000, b"/*" * 50_000, b"(" * 100_000, b"'" * 100_001):
         statement = scan(b"INSERT INTO t (a, `format`, values) SETTINGS x = 'FORMAT y' FORMAT Native\n" + data)
         assert (statement.format, statement.data) == ("Native", data)
+    assert scan(b"\n/* SELECT */ insert\tINTO t\r\nFORMAT TSV\r\n1\ta").data == b"1\ta"
+    assert scan(b"INSERT INTO t SELECT 1 FORMAT TSV").data is None
     assert scan(b"SELECT format FROM t -- FORMAT CSV").format is None
     assert scan(b"SELECT ';' AS a, $tag$ ; FORMAT JSON $tag$ FORMAT TSV SETTINGS max_threads = 1").format == "TSV"

@@ -101,7 +101,8 @@ def scan(sql: bytes) -> Statement:
     outer, count = re.sub(QUOTED, blank, sql, flags=re.S), 1
     while count:
         outer, count = re.subn(BRACKETED, blank, outer)
-    first = outer.strip().upper().partition(b" ")[0].partition(b"\n")[0]
+    word = re.match(rb"\s*(\w*)", outer)
+    first = word[1].upper() if word else b""
     data = DATA.search(outer) if first == b"INSERT" else None
     if data and data.group().upper() != b"SELECT":
         return Statement(sql[: data.start()], (data[1] or b"Values").decode(), sql[data.end() :])
@@ -217,7 +218,7 @@ class Exchange:
             self._headers["X-ClickHouse-Exception-Code"] = str(failure.code)
             return await self.plain(STATUS.get(failure.code, 500), text + "\n")
         # Too late for a status. The server writes the error into the body between two marks, and leaves out the last
-        # chunk, so that no client takes the body for whole. Returning without an end makes uvicorn close like that.
+        # chunk, so that no client takes the body for whole. Returning without an end makes uvicorn close and log.
         message, mark, tag = text.encode()[:16_000] + b"\n", b"\r\n__exception__\r\n", self._tag.encode()
         await self._write(mark + tag + b"\r\n" + message + b"%d " % len(message) + tag + mark)
 
@@ -365,9 +366,9 @@ def serve(path: str, port: int) -> None:
 
 
 @contextmanager
-def running(path: str | Path) -> Iterator[tuple[str, int]]:
-    """A process that serves the directory: its host and port."""
-    command = [sys.executable, "-m", "tests.support.clickhouse_front", "--path", str(path), "--port", "0"]
+def running(path: str | Path, port: int = 0) -> Iterator[tuple[str, int]]:
+    """A process that serves the directory: its host and port, a free one unless it is given."""
+    command = [sys.executable, "-m", "tests.support.clickhouse_front", "--path", str(path), "--port", str(port)]
     with subprocess.Popen(command, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None

@@ -1,0 +1,57 @@
+"""What the README's tables must say, made from the code. `python -m tests.support.docs` prints them."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from functions.common.clickhouse import ClickHouseConfig
+from functions.common.config import settings
+from functions.common.host import HostConfig
+from functions.common.migrate import SchemaConfig
+from functions.export import function as export
+from functions.index import function as index
+from functions.ingest import function as ingest
+from functions.local.compose import LocalConfig
+from functions.local.load import Config as LoadConfig
+from functions.query import function as query
+
+
+@dataclasses.dataclass(frozen=True)
+class MigrateConfig:
+    """What the migration reads."""
+
+    clickhouse: ClickHouseConfig
+    schema: SchemaConfig
+
+
+HOLDERS = {
+    "ingest": ingest.Config,
+    "index": index.Config,
+    "query": query.Config,
+    "export": export.Config,
+    "migrate": MigrateConfig,
+    "run": LocalConfig,
+    "load": LoadConfig,
+}
+
+
+def setting_rows() -> list[str]:
+    """The rows of the table of settings: one a variable, with all that read it."""
+    rows: dict[str, tuple[str, list[str]]] = {}
+    for name, default, text in settings(HostConfig):
+        rows[name] = (_row(name, default, text), ["every function"])
+    for holder, config in HOLDERS.items():
+        for name, default, text in settings(config):
+            row, readers = rows.setdefault(name, (_row(name, default, text), []))
+            assert row == _row(name, default, text), f"{name} is declared twice, differently"
+            readers.append(holder)
+    return [row.format(readers=", ".join(readers)) for row, readers in rows.values()]
+
+
+def _row(name: str, default: object, text: str) -> str:
+    shown = str(default).lower() if isinstance(default, bool) else str(default)
+    return f"| `{name}` | {f'`{shown}`' if shown else ''} | {{readers}} | {text} |"
+
+
+if __name__ == "__main__":
+    print("| Variable | Default | Read by | Meaning |", "|---|---|---|---|", *setting_rows(), sep="\n")
