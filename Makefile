@@ -35,6 +35,10 @@ load: $(READY) ## Send generated logs to a running Torpor: RATE=1000 DURATION=60
 migrate: $(READY) ## Apply schema/ to the ClickHouse that CLICKHOUSE_HOST names
 	@$(PY) -m functions.common.migrate
 
+.PHONY: rollup
+rollup: $(READY) ## Make missing rollups on the ClickHouse that CLICKHOUSE_HOST names
+	@$(PY) -m functions.common.rollup
+
 .PHONY: test
 test: $(READY) ## Unit, contract and end-to-end tests on the embedded parts
 	$(PY) -m pytest

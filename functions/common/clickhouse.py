@@ -96,7 +96,7 @@ class ClickHouse:
         try:
             return await self._run(lambda client: str(client.command("SELECT version()")))
         except _EngineError as error:
-            raise ClickHouseUnavailable(f"ClickHouse does not let us in: {error.text}") from error
+            raise ClickHouseUnavailable(f"ClickHouse cannot be used: {error.text}") from error
 
     async def insert(self, table: str, rows: bytes, token: str = "") -> None:
         """Insert JSON lines; they are visible when this returns.
@@ -156,10 +156,10 @@ class ClickHouse:
             log.exception("query failed", extra={"code": error.code, "sql": sql})
             raise TorporError("the query failed") from error
 
-    async def command(self, sql: str) -> None:
+    async def command(self, sql: str, parameters: Mapping[str, Any] | None = None) -> None:
         """Run a statement that returns nothing, such as DDL."""
         try:
-            await self._run(lambda client: client.command(sql))
+            await self._run(lambda client: client.command(sql, parameters=dict(parameters or {})))
         except _EngineError as error:
             raise TorporError(f"ClickHouse refuses a statement: {error.text}") from error
 

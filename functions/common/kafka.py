@@ -29,6 +29,12 @@ Headers = list[tuple[str, bytes]]
 Partition = tuple[str, int]
 """A topic's name and the number of one of its partitions."""
 KafkaError = kafka.errors.KafkaError
+_REBALANCING = (
+    kafka.errors.CommitFailedError,
+    kafka.errors.IllegalGenerationError,
+    kafka.errors.RebalanceInProgressError,
+    kafka.errors.UnknownMemberIdError,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -263,8 +269,14 @@ def progress(consumer: kafka.KafkaConsumer) -> dict[Partition, tuple[int, int | 
 
 
 def commit(consumer: kafka.KafkaConsumer, offsets: Mapping[Partition, int], timeout: float) -> None:
-    """Commit the next offset to read of each partition. Raises KafkaError if Kafka does not confirm it in time."""
-    consumer.commit(_committable(offsets), timeout_ms=round(timeout * 1000))
+    """Commit the next offset to read of each partition. Raises KafkaError if Kafka does not answer in time.
+
+    Does nothing while partitions are given out anew: records may then be read twice.
+    """
+    try:
+        consumer.commit(_committable(offsets), timeout_ms=round(timeout * 1000))
+    except _REBALANCING:
+        log.info("offsets are not committed during a rebalance")
 
 
 class _Rebalance(kafka.AsyncConsumerRebalanceListener):  # type: ignore[misc]  # the client has no types

@@ -16,6 +16,7 @@ INDEX_REQUESTS = Counter("torpor_index_requests_total", "Events by status", ["st
 INSERTS = Counter("torpor_index_inserts_total", "Inserts into ClickHouse; one insert may hold many events")
 INSERT_SECONDS = Histogram("torpor_index_insert_seconds", "Duration of an insert", buckets=_SECONDS)
 INSERTED_BYTES = Counter("torpor_index_bytes_total", "Bytes of JSON lines inserted")
+ROLLUPS = Counter("torpor_index_rollups_total", "Hours whose rollup was made")
 DEAD_LETTERS = Counter("torpor_index_dead_letters_total", "Lines that ClickHouse refused")
 
 QUERIES = Counter("torpor_query_requests_total", "Requests by route and status", ["route", "status"])

@@ -173,7 +173,8 @@ class Parquet:
         if self._writer is None:
             text = pa.string()
             names = ("id", "timestamp", "tenant", "service", "level", "message", "metadata", "trace_id", "span_id")
-            types = {"timestamp": pa.timestamp("ns", "UTC"), "metadata": pa.map_(text, text)}
+            metadata = pa.map_(text, pa.field("value", text, nullable=False))
+            types = {"timestamp": pa.timestamp("ns", "UTC"), "metadata": metadata}
             schema = pa.schema([pa.field(name, types.get(name, text), nullable=False) for name in names])
             self._writer = pyarrow.parquet.ParquetWriter(self._sink, schema, compression="zstd")
         self._writer.close()

@@ -6,24 +6,29 @@ refuses an insert are events looked at one by one, and lines (see salvage.py).
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
+import logging
 import time
 from collections.abc import Mapping
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from functions.common import metrics
+from functions.common import metrics, timestamps
 from functions.common.clickhouse import ClickHouse, ClickHouseConfig
 from functions.common.commit import GroupCommit
 from functions.common.config import load, setting
-from functions.common.errors import BadRows, MethodNotAllowed
+from functions.common.errors import BadRows, MethodNotAllowed, TorporError
 from functions.common.event import MAX_RECORD_BYTES, Event
 from functions.common.framework import application
 from functions.common.http import Json, problem, read_body
 from functions.common.kafka import KafkaConfig, KafkaPublisher, Publisher
 from functions.common.record import TABLE
+from functions.common.rollup import settle
 from functions.index.salvage import salvage
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +39,7 @@ class Config:
     clickhouse: ClickHouseConfig = dataclasses.field(default_factory=ClickHouseConfig)
     max_insert_bytes: int = setting(64 * 1024 * 1024, "Bytes of an insert; one event may be larger")
     max_waiting_bytes: int = setting(128 * 1024 * 1024, "Bytes in progress before the answer is 503")
+    rollup_seconds: int = setting(60, "Seconds between makings of rollups while logs come in; 0 is never")
 
 
 class Index:
@@ -44,6 +50,7 @@ class Index:
         self.clickhouse = clickhouse
         self.publisher = publisher
         self.app = application("index", self.respond)
+        self._inserted = False
 
     async def start(self) -> None:
         """Begin to connect."""
@@ -54,6 +61,7 @@ class Index:
             writers=1,
             max_waiting=self.config.max_waiting_bytes,
         )
+        self._rollups = asyncio.create_task(self._roll_up())
         await self.publisher.start()
 
     async def ready(self) -> None:
@@ -62,6 +70,7 @@ class Index:
 
     async def stop(self) -> None:
         """Wait for the inserts under way and disconnect."""
+        self._rollups.cancel()
         await self._commit.drain()
         await self.publisher.stop()
         await self.clickhouse.close()
@@ -93,9 +102,21 @@ class Index:
         token = events[0].id if len(events) == 1 else ""
         data = b"\n".join(event.data for event in events)
         await self.clickhouse.insert(TABLE, data, token)
+        self._inserted = True
         metrics.INSERTS.inc()
         metrics.INSERTED_BYTES.inc(len(data))
         metrics.INSERT_SECONDS.observe(time.perf_counter() - started)
+
+    async def _roll_up(self) -> None:
+        while self.config.rollup_seconds:
+            await asyncio.sleep(self.config.rollup_seconds)
+            # Nothing runs when nothing happens: what is not rolled up is counted from the logs.
+            if self._inserted:
+                self._inserted = False
+                try:
+                    metrics.ROLLUPS.inc(await settle(self.clickhouse, timestamps.now()))
+                except TorporError as error:
+                    log.warning("rollups are not made", extra={"error": str(error)})
 
 
 def new(env: Mapping[str, str]) -> Index:

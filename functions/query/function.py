@@ -14,7 +14,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from functions.common import search
+from functions.common import rollup, search, timestamps
 from functions.common.clickhouse import ClickHouse, ClickHouseConfig
 from functions.common.config import load, setting
 from functions.common.errors import BadRequest, ClickHouseUnavailable, NotFound, Overloaded
@@ -33,6 +33,7 @@ class Config:
 
     clickhouse: ClickHouseConfig = dataclasses.field(default_factory=ClickHouseConfig)
     tenant: str = setting("default", "Tenant that logs are stored and searched under")
+    retention_days: int = setting(30, "Days after which logs are deleted; ingest refuses older ones")
     query_timeout: int = setting(30, "Seconds a query may run")
     query_memory_bytes: int = setting(2 * 1024**3, "Bytes of memory a query may use in ClickHouse")
     query_rows_read: int = setting(0, "Rows a query may read; 0 is no limit")
@@ -113,7 +114,8 @@ class Query:
         """Counts per interval, service and level as a JSON list."""
         seconds = interval_seconds(interval)
         filter = to_filter(parameters, self.config.tenant)
-        lines = await self._lines(search.aggregate(filter, seconds, MAX_BUCKETS + 1, hour=seconds == 3600))
+        parts = await self._parts(filter, seconds)
+        lines = await self._lines(rollup.aggregate(filter, parts, seconds, MAX_BUCKETS + 1, hour=seconds == 3600))
         if len(lines) > MAX_BUCKETS:
             text = f"it makes more than {MAX_BUCKETS} counts; choose a longer interval or narrow the search"
             raise BadRequest("too many counts", {"interval": text})
@@ -126,6 +128,13 @@ class Query:
         except (ClickHouseUnavailable, Overloaded) as error:
             return Health(status="unavailable", clickhouse=Dependency(status="unavailable", error=str(error)))
         return Health(status="ok", clickhouse=Dependency(status="ok", version=version))
+
+    async def _parts(self, filter: Filter, seconds: int) -> rollup.Plan:
+        settled: dict[int, int] = {}
+        if rollup.covers(filter, seconds):
+            settled = await rollup.settled_hours(self.clickhouse, filter.tenant, filter.start, filter.end)
+        oldest = timestamps.now() - self.config.retention_days * timestamps.DAY
+        return rollup.plan(filter, settled, oldest)
 
     async def _lines(self, statement: Statement) -> list[bytes]:
         rows = await self.clickhouse.select(statement.sql, statement.parameters, self.config.limits())

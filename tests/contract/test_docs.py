@@ -45,7 +45,7 @@ def test_every_route_stands_in_the_readme() -> None:
     for name, api in (("query", query_routes(nobody)), ("export", export_routes(nobody))):
         for route in api.routes:
             if isinstance(route, APIRoute):
-                routes |= {(name, method, route.path) for method in route.methods}
+                routes |= {(name, method, route.path) for method in route.methods or ()}
     routes |= {("every function", "GET", path) for path in host._PATHS}
     documented = {(row[0], row[1], row[2]) for row in table("Function")}
     assert documented == routes

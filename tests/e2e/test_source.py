@@ -6,6 +6,7 @@ import asyncio
 import base64
 import contextlib
 import dataclasses
+import gc
 import itertools
 import logging
 import os
@@ -102,14 +103,15 @@ class Sink:
 class Setting:
     """A topic of its own on a broker, with what a source of it needs."""
 
-    def __init__(self, broker: Broker, partitions: int = 4) -> None:
+    def __init__(self, broker: Broker, partitions: int = 4, create: bool = True) -> None:
         name = f"t-{uuid.uuid4().hex[:12]}"
         self.topic, self.dead_topic, self.group = name, f"{name}-dead", f"{name}-group"
         self.config = KafkaConfig(
             kafka_bootstrap_servers=broker.bootstrap, kafka_topic=name, kafka_dead_letter_topic=self.dead_topic
         )
         self.partitions = partitions
-        self.create()
+        if create:
+            self.create()
 
     def create(self) -> None:
         with contextlib.closing(KafkaAdminClient(**self.config.connection())) as admin:
@@ -186,6 +188,18 @@ def quick_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     """A member of the embedded broker waits half a session before it gets partitions."""
     monkeypatch.setitem(member.OPTIONS, "session_timeout_ms", 1500)
     monkeypatch.setitem(member.OPTIONS, "heartbeat_interval_ms", 300)
+
+
+@pytest.fixture
+def outage() -> Iterator[Tansu]:
+    """A broker of the test's own, to do harm to."""
+    with Tansu() as made:
+        yield made
+    # The client leaves sockets unclosed that it could not connect: let them be found here, where it is known.
+    gc.collect()
+
+
+KNOWN_LEAK = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 
 
 async def test_events_from_before_the_source_arrive_as_they_are(broker: Tansu) -> None:
@@ -374,68 +388,60 @@ async def test_a_second_source_takes_over_a_part_and_gives_it_back(broker: Tansu
     async with Sink() as sink, Sink() as other, running(setting.source(sink.url, commit_interval=0.2)) as source:
         assert await source.drained(setting.produce(names(20)), timeout=15)
         async with running(setting.source(other.url)) as second:
-            # Fresh records until both have had some: members of a group share its partitions.
-            for number in range(100):
-                await asyncio.to_thread(setting.produce, [f"{number}-{name}" for name in names(8)])
-                if second.delivered and sink.posts[-1].headers["ce-id"].startswith(f"{number}-"):
-                    break
-                await asyncio.sleep(0.1)
-        assert other.posts
+            sent = names(20)
+            while not second.delivered:
+                more = [f"{len(sent)}-{name}" for name in names(8)]
+                sent += more
+                await asyncio.to_thread(setting.produce, more)
         ends = await asyncio.to_thread(setting.produce, ["last"])
         assert await source.drained(ends, timeout=15)
-        everything = [f"{n}-{name}" for n in range(number + 1) for name in names(8)]
-        assert set(sink.ids()) | set(other.ids()) == {*names(20), *everything, "last"}
+        assert other.posts
+        assert set(sink.ids()) | set(other.ids()) == {*sent, "last"}
 
 
-async def test_an_outage_of_kafka_is_survived_and_told_once(caplog: pytest.LogCaptureFixture) -> None:
+@KNOWN_LEAK
+async def test_an_outage_of_kafka_is_survived_and_told_once(outage: Tansu, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", member.__name__)
-    caplog.set_level("CRITICAL", "kafka")
 
     def said() -> list[str]:
         return [line.getMessage() for line in caplog.records if line.name == member.__name__]
 
-    with Tansu() as broker:
-        broker.stop()
-        async with Sink() as sink:
-            config = KafkaConfig(kafka_bootstrap_servers=broker.bootstrap)
-            manifest = Source(
-                "logs", "default", ("logs",), "g", Destination("Service", "index"), initial_offset="earliest"
-            )
-            source = KafkaSource(config, manifest, {"index": sink.url}, MemoryPublisher(), {}, commit_interval=0.2)
-            async with running(source):
-                await asyncio.sleep(2.5)
-                assert said() == ["kafka is away"]
-                await asyncio.to_thread(broker.start)
-                setting = Setting(broker)
-                setting.topic = "logs"
-                await asyncio.to_thread(setting.create)
-                assert await source.drained(await asyncio.to_thread(setting.produce, ["one"]), timeout=20)
-                assert said() == ["kafka is away", "kafka is back"]
-                await asyncio.to_thread(broker.kill)
-                await until(lambda: said()[2:] == ["kafka is away"])
-                await asyncio.sleep(2.5)
-                # The embedded broker has forgotten everything; one that keeps its data would go on where it was.
-                await asyncio.to_thread(broker.start)
-                await asyncio.to_thread(setting.create)
-                ends = await asyncio.to_thread(setting.produce, ["two", "three"])
-                assert await source.drained(ends, timeout=30)
-                assert said()[2:] == ["kafka is away", "kafka is back"]
-            assert sink.ids() == ["one", "two", "three"]
+    outage.stop()
+    async with Sink() as sink:
+        setting = Setting(outage, create=False)
+        source = setting.source(sink.url, commit_interval=0.2)
+        async with running(source):
+            await asyncio.sleep(2.5)
+            assert said() == ["kafka is away"]
+            await asyncio.to_thread(outage.start)
+            await asyncio.to_thread(setting.create)
+            assert await source.drained(await asyncio.to_thread(setting.produce, ["one"]), timeout=20)
+            assert said() == ["kafka is away", "kafka is back"]
+            await asyncio.to_thread(outage.kill)
+            await until(lambda: said()[2:] == ["kafka is away"])
+            await asyncio.sleep(2.5)
+            # The embedded broker has forgotten everything; one that keeps its data would go on where it was.
+            await asyncio.to_thread(outage.start)
+            await asyncio.to_thread(setting.create)
+            ends = await asyncio.to_thread(setting.produce, ["two", "three"])
+            assert await source.drained(ends, timeout=30)
+            assert said()[2:] == ["kafka is away", "kafka is back"]
+        assert sink.ids()[0] == "one"
+        assert set(sink.ids()) == {"one", "two", "three"}
 
 
-async def test_a_paused_broker_holds_nobody_up_for_long(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("CRITICAL", "kafka")
-    with Tansu() as broker:
-        setting = Setting(broker)
-        async with Sink() as sink:
-            source = setting.source(sink.url, commit_interval=0.2)
-            async with running(source):
-                assert await source.drained(setting.produce(["one"]), timeout=15)
-                broker.pause()
-                await asyncio.sleep(1)
-                stopping = time.monotonic()
-            assert time.monotonic() - stopping < 8
-        broker.resume()
+@KNOWN_LEAK
+async def test_a_paused_broker_holds_nobody_up_for_long(outage: Tansu) -> None:
+    setting = Setting(outage)
+    async with Sink() as sink:
+        source = setting.source(sink.url, commit_interval=0.2)
+        async with running(source):
+            assert await source.drained(setting.produce(["one"]), timeout=15)
+            outage.pause()
+            await asyncio.sleep(1)
+            stopping = time.monotonic()
+        assert time.monotonic() - stopping < 8
+    outage.resume()
 
 
 async def test_a_sink_that_is_down_is_waited_for_and_a_stop_does_not_wait(broker: Tansu) -> None:
@@ -444,7 +450,7 @@ async def test_a_sink_that_is_down_is_waited_for_and_a_stop_does_not_wait(broker
     port = free_port()
     spec = DeliverySpec(retry=1000, delay=0.05, policy="linear")
     async with running(setting.source(f"http://127.0.0.1:{port}/", setting.manifest(spec))) as source:
-        assert not await source.drained(ends, timeout=3)
+        assert not await source.drained(ends, timeout=2)
         async with Sink(port) as sink:
             assert await source.drained(ends, timeout=15)
             assert sorted(sink.ids()) == sorted(names(10))

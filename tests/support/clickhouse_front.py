@@ -376,8 +376,8 @@ def running(path: str | Path, port: int = 0) -> Iterator[tuple[str, int]]:
             line = process.stdout.readline() if ready else ""
             if not line.startswith("listening on "):
                 raise RuntimeError(f"the ClickHouse stand-in did not start: {line!r}")
-            host, _, port = line.split()[-1].partition(":")
-            yield host, int(port)
+            host, _, found = line.split()[-1].partition(":")
+            yield host, int(found)
         finally:
             process.terminate()
             try:

@@ -30,7 +30,7 @@ class Tansu:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.stop()
+        self.kill()  # in good order would take five seconds if a client is still connected, and keep nothing either
         self._directory.cleanup()
 
     def start(self) -> None:
@@ -55,7 +55,7 @@ class Tansu:
                 time.sleep(0.02)
 
     def stop(self) -> None:
-        """End the broker in good order, or by force: with clients connected it would wait five seconds."""
+        """End the broker in good order, or by force when it takes longer than STOP_SECONDS."""
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(signal.SIGCONT)
             self._process.terminate()

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from functions.common.clickhouse import ClickHouse, ClickHouseConfig
 from functions.common.errors import BadRows, ClickHouseUnavailable, Overloaded, QueryLimit, TorporError
 
 REFUSAL = (
-    "HTTPDriver for http://secret:8123 returned response code 400)\n Code: 27. DB::Exception: Cannot parse input: "
+    "Code: 27. DB::Exception: Cannot parse input: "
     "expected '\"' before: 'x': (at row 2)\n: While executing ParallelParsingBlockInputFormat. "
     "(CANNOT_PARSE_INPUT_ASSERTION_FAILED) (version 26.9.4.1 (official build))"
 )
@@ -35,8 +36,8 @@ class Client:
         if self.failure:
             raise self.failure
 
-    def command(self, sql: str) -> str:
-        self._call("command", sql)
+    def command(self, sql: str, parameters: dict[str, Any] | None = None) -> str:
+        self._call("command", (sql, parameters))
         return "26.9.4.1"
 
     def raw_insert(self, table: str, insert_block: bytes, fmt: str, settings: dict[str, str]) -> None:
@@ -91,7 +92,7 @@ async def test_any_other_failure_of_an_insert_may_pass(db: ClickHouse, client: C
         await db.insert("logs", b"{}")
 
 
-async def test_a_refusal_is_told_without_hosts_versions_and_internals(db: ClickHouse, client: Client) -> None:
+async def test_a_refusal_is_told_without_version_and_internals(db: ClickHouse, client: Client) -> None:
     client.failure = failed(27, REFUSAL)
     with pytest.raises(BadRows) as caught:
         await db.insert("logs", b"{")
@@ -153,6 +154,27 @@ async def test_a_connection_is_tried_again_at_the_next_statement(monkeypatch: py
     await db.close()
 
 
+async def test_each_thread_has_a_client_of_its_own_to_the_embedded_engine(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    made: list[Client] = []
+    meeting: Any = threading.Barrier(2)  # so that two statements are on two threads
+
+    def connect(path: Path, database: str) -> Client:
+        assert (path, database) == (tmp_path, "mine")
+        made.append(Client())
+        made[-1].gate = meeting
+        return made[-1]
+
+    monkeypatch.setattr(clickhouse, "_embedded_client", connect)
+    db = ClickHouse.embedded(tmp_path, "mine", connections=2)
+    assert made == []
+    for _ in range(3):
+        await asyncio.gather(db.ping(), db.ping())
+    assert [len(client.calls) for client in made] == [3, 3]
+    await db.close()
+
+
 async def test_a_ping_returns_the_version(db: ClickHouse) -> None:
     assert await db.ping() == "26.9.4.1"
 
@@ -203,6 +225,11 @@ async def test_a_refused_statement_is_told(db: ClickHouse, client: Client) -> No
     client.failure = failed(57, "Code: 57. DB::Exception: Table exists")
     with pytest.raises(TorporError, match="ClickHouse refuses a statement: Table exists"):
         await db.command("CREATE TABLE t")
+
+
+async def test_a_statement_takes_parameters(db: ClickHouse, client: Client) -> None:
+    await db.command("INSERT INTO t SELECT {n:UInt8}", {"n": 1})
+    assert client.calls == [("command", ("INSERT INTO t SELECT {n:UInt8}", {"n": 1}))]
 
 
 async def test_a_fault_of_ours_is_not_taken_for_one_of_clickhouse(db: ClickHouse, client: Client) -> None:

@@ -16,16 +16,11 @@ from hypothesis import strategies as st
 from functions.export import formats
 from functions.export.formats import Compressor, Csv, Format, Json, JsonLines, Parquet, Plain
 
-QUICK = settings(max_examples=60, deadline=None)
+QUICK = settings(max_examples=40, deadline=None)
 COLUMNS = ("id", "timestamp", "tenant", "service", "level", "message", "metadata", "trace_id", "span_id")
-SCHEMA = pa.schema(
-    [
-        pa.field(name, {"timestamp": pa.timestamp("ns", "UTC"), "metadata": pa.map_(pa.string(), pa.string())}[name])
-        if name in ("timestamp", "metadata")
-        else pa.field(name, pa.string())
-        for name in COLUMNS
-    ]
-)
+METADATA = pa.map_(pa.string(), pa.field("value", pa.string(), nullable=False))
+TYPES = {"timestamp": pa.timestamp("ns", "UTC"), "metadata": METADATA}
+SCHEMA = pa.schema([pa.field(name, TYPES.get(name, pa.string()), nullable=False) for name in COLUMNS])
 
 Row = dict[str, Any]
 # What a row of CSV is made of, so that cells come to look like rows.
@@ -170,7 +165,7 @@ def test_the_texts_of_a_csv_are_checked_for_formulas_and_its_id_and_time_are_not
 
 
 @given(pages)
-@settings(QUICK, max_examples=25)
+@settings(QUICK, max_examples=15)
 def test_pages_of_parquet_are_row_groups_of_one_table(pages: list[list[Row]]) -> None:
     file = pyarrow.parquet.ParquetFile(io.BytesIO(file_of(Parquet(), [as_arrow(page) for page in pages])))
     assert file.num_row_groups == len(pages)
@@ -205,7 +200,8 @@ def test_a_file_without_logs_is_valid_in_every_format() -> None:
     assert file_of(JsonLines(), []) == b""
     assert read_csv(file_of(Csv(), [])) == []
     table = pyarrow.parquet.read_table(io.BytesIO(file_of(Parquet(), [])))
-    assert (table.num_rows, table.schema.names, table.schema.types) == (0, list(COLUMNS), SCHEMA.types)
+    assert table.num_rows == 0
+    assert table.schema == pyarrow.parquet.read_table(io.BytesIO(file_of(Parquet(), [as_arrow([])]))).schema
 
 
 @pytest.mark.parametrize("form", [Json(), JsonLines(), Csv(), Parquet()], ids=lambda form: type(form).__name__)

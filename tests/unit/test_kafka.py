@@ -3,18 +3,33 @@
 import asyncio
 import dataclasses
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from typing import Any
 
 import kafka
 import kafka.admin
 import kafka.record.util
 import pytest
-from kafka.errors import KafkaConnectionError, KafkaTimeoutError, TopicAlreadyExistsError
+from kafka.errors import (
+    IllegalStateError,
+    KafkaConnectionError,
+    KafkaTimeoutError,
+    RebalanceInProgressError,
+    TopicAlreadyExistsError,
+)
 
 from functions.common.errors import KafkaUnavailable
 from functions.common.event import MAX_RECORD_BYTES
-from functions.common.kafka import KafkaConfig, KafkaPublisher, consumer, create_topics
+from functions.common.kafka import (
+    KafkaConfig,
+    KafkaPublisher,
+    Partition,
+    commit,
+    consumer,
+    create_topics,
+    keep_account,
+    progress,
+)
 
 CONFIG = KafkaConfig(kafka_create_topics=False)
 OF_PRODUCERS = kafka.KafkaProducer.DEFAULT_CONFIG.keys()
@@ -340,3 +355,99 @@ def test_a_consumer_commits_only_when_told_to(monkeypatch: pytest.MonkeyPatch) -
             },
         )
     ]
+
+
+class Reader:
+    """A consumer at fixed positions that keeps what it is told to commit."""
+
+    def __init__(self) -> None:
+        self.positions: dict[kafka.TopicPartition, tuple[int | None, int | None]] = {}
+        self.gone: set[kafka.TopicPartition] = set()
+        self.committed: list[dict[tuple[str, int], int]] = []
+        self.failure: Exception | None = None
+        self.listener: Any = None
+
+    def assignment(self) -> list[kafka.TopicPartition]:
+        return list(self.positions)
+
+    def position(self, partition: kafka.TopicPartition, timeout_ms: int) -> int | None:
+        if partition in self.gone:
+            raise IllegalStateError(partition)
+        return self.positions[partition][0]
+
+    def highwater(self, partition: kafka.TopicPartition) -> int | None:
+        return self.positions[partition][1]
+
+    def subscribe(self, topics: list[str], listener: Any) -> None:
+        self.listener = listener
+
+    def commit(self, offsets: dict[kafka.TopicPartition, kafka.OffsetAndMetadata], timeout_ms: int) -> None:
+        if self.failure:
+            raise self.failure
+        self.committed.append({(place.topic, place.partition): data.offset for place, data in offsets.items()})
+
+    async def commit_async(self, offsets: dict[kafka.TopicPartition, kafka.OffsetAndMetadata]) -> None:
+        self.commit(offsets, timeout_ms=0)
+
+
+class Notes:
+    """An account that notes what it is told; everything up to offset 5 is done."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, list[tuple[str, int]]]] = []
+
+    def assigned(self, partitions: Collection[Partition]) -> None:
+        self.told.append(("assigned", sorted(partitions)))
+
+    def done(self, partitions: Collection[Partition]) -> Mapping[Partition, int]:
+        self.told.append(("done", sorted(partitions)))
+        return dict.fromkeys(partitions, 5)
+
+    def lost(self, partitions: Collection[Partition]) -> None:
+        self.told.append(("lost", sorted(partitions)))
+
+
+def test_progress_leaves_out_partitions_that_are_gone_or_of_unknown_position() -> None:
+    reader = Reader()
+    here, new, gone, empty = (kafka.TopicPartition("logs", number) for number in range(4))
+    reader.positions = {here: (3, 9), new: (None, None), gone: (1, 1), empty: (0, None)}
+    reader.gone = {gone}
+    assert progress(reader) == {("logs", 0): (3, 9), ("logs", 3): (0, None)}
+
+
+def test_offsets_are_committed_as_the_next_to_read() -> None:
+    reader = Reader()
+    commit(reader, {("logs", 0): 4, ("logs", 1): 9}, timeout=1.0)
+    assert reader.committed == [{("logs", 0): 4, ("logs", 1): 9}]
+
+
+def test_a_commit_in_a_rebalance_is_left_to_the_next_one_and_any_other_failure_is_told() -> None:
+    reader = Reader()
+    reader.failure = RebalanceInProgressError()
+    commit(reader, {("logs", 0): 4}, timeout=1.0)
+    reader.failure = KafkaTimeoutError()
+    with pytest.raises(KafkaTimeoutError):
+        commit(reader, {("logs", 0): 4}, timeout=1.0)
+
+
+async def test_what_is_done_is_committed_before_partitions_go() -> None:
+    reader, notes = Reader(), Notes()
+    keep_account(reader, ["logs"], notes)
+    place = kafka.TopicPartition("logs", 1)
+    await reader.listener.on_partitions_assigned({place})
+    await reader.listener.on_partitions_revoked({place})
+    assert reader.committed == [{("logs", 1): 5}]
+    await reader.listener.on_partitions_revoked(set())
+    await reader.listener.on_partitions_lost({place})
+    assert len(reader.committed) == 1
+    assert notes.told == [("assigned", [place]), ("done", [place]), ("done", []), ("lost", [place])]
+
+
+@pytest.mark.parametrize(
+    "failure", [KafkaTimeoutError(), RuntimeError("closing")], ids=lambda error: type(error).__name__
+)
+async def test_a_commit_that_fails_does_not_stop_a_rebalance(failure: Exception) -> None:
+    reader = Reader()
+    keep_account(reader, ["logs"], Notes())
+    reader.failure = failure
+    await reader.listener.on_partitions_revoked({kafka.TopicPartition("logs", 1)})

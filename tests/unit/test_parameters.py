@@ -22,7 +22,7 @@ from functions.common.parameters import (
 from functions.common.record import LEVEL_ALIASES, LEVELS
 from functions.common.search import Cursor, Filter
 
-QUICK = settings(max_examples=150, deadline=None)
+QUICK = settings(max_examples=80, deadline=None)
 NOW = 1_769_860_800_123_456_789
 SECOND = 1_000_000_000
 
@@ -36,15 +36,16 @@ def of_url(*items: tuple[str, str]) -> Filter:
     return to_filter(SearchParameters.model_validate(gather(list(items))), "tenant")
 
 
-def of_body(body: dict[str, Any]) -> Filter:
+def of_body(body: Any) -> Filter:
     return to_filter(SearchParameters.model_validate_json(json.dumps(body)), "tenant")
 
 
-def fields(error: BadRequest | ValidationError) -> set[str]:
+def fields(error: Exception) -> set[str]:
     """The parameters that an error names."""
-    if isinstance(error, BadRequest):
-        return set(error.fields)
-    return {str(fault["loc"][0]) for fault in error.errors()}
+    if isinstance(error, ValidationError):
+        return {str(fault["loc"][0]) for fault in error.errors()}
+    assert isinstance(error, BadRequest)
+    return set(error.fields)
 
 
 # Times
@@ -147,7 +148,7 @@ def test_a_time_in_a_body_that_is_no_time_is_named_once(name: str, value: Any) -
     with pytest.raises((BadRequest, ValidationError)) as caught:
         of_body({name: value})
     assert fields(caught.value) == {name}
-    assert isinstance(caught.value, BadRequest) or caught.value.error_count() == 1
+    assert not isinstance(caught.value, ValidationError) or caught.value.error_count() == 1
 
 
 @pytest.mark.parametrize(
@@ -317,12 +318,11 @@ json_values = st.recursive(
 @given(st.dictionaries(names, json_values, max_size=5) | json_values)
 @QUICK
 def test_any_json_is_a_filter_or_a_bad_request(body: Any) -> None:
-    for load in (SearchParameters.model_validate, lambda body: SearchParameters.model_validate_json(json.dumps(body))):
-        try:
-            filter = to_filter(load(body), "tenant")
-        except (BadRequest, ValidationError):
-            continue
-        assert 0 <= filter.start <= filter.end < 1 << 63
+    try:
+        filter = of_body(body)
+    except (BadRequest, ValidationError):
+        return
+    assert 0 <= filter.start <= filter.end < 1 << 63
 
 
 # Intervals

@@ -14,7 +14,7 @@ from functions.common import search
 from functions.common.errors import BadRequest
 from functions.common.search import Cursor, Filter, Statement
 
-QUICK = settings(max_examples=100, deadline=None)
+QUICK = settings(max_examples=80, deadline=None)
 
 INJECTION = "x') OR 1 = 1; DROP TABLE logs -- {start:Int64} \\' ` \n"
 EVERYTHING = Filter(
