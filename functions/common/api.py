@@ -27,10 +27,19 @@ class Problem(BaseModel):
     errors: list[dict[str, str]] = []
 
 
+def problem_response(description: str) -> dict[str, object]:
+    """The OpenAPI description of an answer that is a problem."""
+    # Not as FastAPI's `model`: that would say application/json.
+    return {
+        "description": description,
+        "content": {"application/problem+json": {"schema": Problem.model_json_schema()}},
+    }
+
+
 PROBLEMS: dict[int | str, dict[str, object]] = {
-    400: {"model": Problem, "description": "A parameter is wrong; `errors` names it"},
-    422: {"model": Problem, "description": "The query needs more time, memory or rows than allowed"},
-    503: {"model": Problem, "description": "ClickHouse does not answer, or too much is going on; retry later"},
+    400: problem_response("A parameter is wrong; `errors` names it"),
+    422: problem_response("The query needs more time, memory or rows than allowed"),
+    503: problem_response("ClickHouse does not answer, or too much is going on; retry later"),
 }
 
 

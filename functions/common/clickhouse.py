@@ -35,6 +35,8 @@ _LIMITS = {
 }
 # Unknown table, database, column: the schema is not applied yet.
 _NO_SCHEMA = {16, 47, 60, 81}
+# Too many queries, no connection, no replica, no Keeper: the same query may work later.
+_NOT_NOW = {202, 203, 209, 210, 242, 279, 286, 319, 425, 439, 999}
 # Engine texts name the place in the input; the temporary file and the version say nothing to the reader.
 _NOISE = re.compile(
     r"Code: \d+\. |DB::Exception: |: \(in file/uri [^)]*\)|\(version [^)]*\)+|: While executing.*", re.S
@@ -153,6 +155,8 @@ class ClickHouse:
                 ) from error
             if error.code in _NO_SCHEMA:
                 raise ClickHouseUnavailable("the schema is not applied; run the migration") from error
+            if error.code in _NOT_NOW:
+                raise ClickHouseUnavailable(f"ClickHouse cannot answer now: {error.text}") from error
             log.exception("query failed", extra={"code": error.code, "sql": sql})
             raise TorporError("the query failed") from error
 

@@ -28,7 +28,6 @@ log = logging.getLogger(__name__)
 Headers = list[tuple[str, bytes]]
 Partition = tuple[str, int]
 """A topic's name and the number of one of its partitions."""
-KafkaError = kafka.errors.KafkaError
 _REBALANCING = (
     kafka.errors.CommitFailedError,
     kafka.errors.IllegalGenerationError,
@@ -252,6 +251,20 @@ def keep_account(consumer: kafka.KafkaConsumer, topics: list[str], account: Acco
     consumer.subscribe(topics, listener=_Rebalance(consumer, account))
 
 
+def poll(consumer: kafka.KafkaConsumer, timeout: float, limit: int, paused: Collection[Partition]) -> list[Any]:
+    """Up to `limit` new records, none of a paused partition; waits for the first one up to `timeout` seconds."""
+    assigned = consumer.assignment()
+    held = {partition for partition in assigned if partition in paused}
+    consumer.pause(*held)
+    consumer.resume(*(assigned - held))
+    polled = consumer.poll(timeout_ms=round(timeout * 1000), max_records=limit)
+    # The client (3.0.12) keeps what it has parsed of a paused partition, and goes on with it only if nothing is in
+    # this place. It leaves a drained rest there, and the resumed partition would stand still.
+    if not consumer._fetcher._next_partition_records:
+        consumer._fetcher._next_partition_records = None
+    return [record for records in polled.values() for record in records]
+
+
 def progress(consumer: kafka.KafkaConsumer) -> dict[Partition, tuple[int, int | None]]:
     """Position of the consumer and end of each of its partitions as of the last fetch. Does not wait for Kafka.
 
@@ -261,7 +274,7 @@ def progress(consumer: kafka.KafkaConsumer) -> dict[Partition, tuple[int, int | 
     for partition in consumer.assignment():
         try:
             position, end = consumer.position(partition, timeout_ms=0), consumer.highwater(partition)
-        except kafka.errors.IllegalStateError:
+        except (kafka.errors.IllegalStateError, KeyError):
             continue  # it went just now
         if position is not None:
             places[partition.topic, partition.partition] = position, end

@@ -82,7 +82,9 @@ def plan(filter: Filter, settled: Mapping[int, int], oldest: int) -> Plan:
     return Plan([settled[hour] for hour in inside], ranges)
 
 
-async def settled_hours(clickhouse: ClickHouse, tenant: str, start: int, end: int) -> dict[int, int]:
+async def settled_hours(
+    clickhouse: ClickHouse, tenant: str, start: int, end: int, limits: Mapping[str, int | str] | None = None
+) -> dict[int, int]:
     """Generations of the settled hours of a tenant within [start, end), by the start of the hour in nanoseconds."""
     sql = _STATES.format(
         range="tenant = {tenant:String} AND hour >= toDateTime({first:UInt32}, 'UTC') "
@@ -92,6 +94,7 @@ async def settled_hours(clickhouse: ClickHouse, tenant: str, start: int, end: in
         f"SELECT tenant, toUnixTimestamp(hour) AS hour, touched, rolled_up, generation FROM ({sql}) "
         "WHERE generation > 0 AND touched = rolled_up",
         {"tenant": tenant, "first": _seconds(start), "last": _seconds(end)},
+        limits,
     )
     hours = (msgspec.json.decode(row, type=_Hour) for row in rows.splitlines())
     return {hour.hour * timestamps.NANOSECONDS: hour.generation for hour in hours}

@@ -84,8 +84,8 @@ class Statement:
 _CONDITIONS: tuple[tuple[Callable[[Filter], Any], str, str], ...] = (
     (lambda f: f.services, "service IN {services:Array(String)}", "services"),
     (lambda f: f.levels, "level IN {levels:Array(String)}", "levels"),
-    # Lower case on both sides: the same rows with the text index, which holds lower(message), and without it.
-    (lambda f: f.search, "hasAllTokens(lower(message), lower({search:String}))", "search"),
+    # Lower case on both sides: the same rows with the text index, which holds lowerUTF8(message), and without it.
+    (lambda f: f.search, "hasAllTokens(lowerUTF8(message), lowerUTF8({search:String}))", "search"),
     (lambda f: f.trace_id, "trace_id = {trace_id:String}", "trace_id"),
 )
 
@@ -136,18 +136,6 @@ def count(filter: Filter, most: int | None) -> Statement:
         return Statement(f"SELECT count() AS n FROM {TABLE} FINAL WHERE {match.sql}", match.parameters)
     inner = f"SELECT 1 FROM {TABLE} FINAL WHERE {match.sql} LIMIT {most:d}"
     return Statement(f"SELECT count() AS n FROM ({inner})", match.parameters)
-
-
-def aggregate(filter: Filter, seconds: int, most: int, *, hour: bool) -> Statement:
-    """Counts per interval, service and level, at most `most` rows; with `hour`, the time stands there too."""
-    match = where(filter)
-    again = "time AS hour, " if hour else ""
-    sql = (
-        f"SELECT toDateTime64(toStartOfInterval(timestamp, toIntervalSecond({seconds:d}), 'UTC'), 0, 'UTC') AS time, "
-        f"{again}service, level, count() AS count FROM {TABLE} FINAL WHERE {match.sql} "
-        f"GROUP BY time, service, level ORDER BY time, service, level LIMIT {most:d}"
-    )
-    return Statement(sql, match.parameters)
 
 
 def one(tenant: str, timestamp: int, dedupe: int) -> Statement:

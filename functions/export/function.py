@@ -24,7 +24,7 @@ from functions.export.routes import ExportQuery, routes
 
 log = logging.getLogger(__name__)
 
-_FIRST_PAGE = 1_000
+_FIRST_PAGE = 100
 _MOST_ROWS = 50_000
 _PAGE_BYTES = 16 * 1024 * 1024
 """What a page should weigh: the number of rows follows from the pages before."""

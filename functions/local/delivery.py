@@ -16,9 +16,9 @@ from collections.abc import Awaitable, Callable, Mapping
 import httpx
 
 from functions.common.config import ConfigError
+from functions.common.envelope import Envelope, Record, Unusable, envelope
 from functions.common.errors import KafkaUnavailable
 from functions.common.kafka import Publisher
-from functions.local.envelope import Envelope, Record, Unusable, envelope
 from functions.local.manifests import Destination, Source
 
 log = logging.getLogger(__name__)

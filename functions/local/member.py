@@ -8,22 +8,22 @@ from __future__ import annotations
 import contextlib
 import logging
 import socket
-import sys
 import time
 from collections.abc import Collection
 from typing import Any
 
 from functions.common import kafka
-from functions.common.kafka import KafkaConfig, KafkaError, Partition
+from functions.common.kafka import KafkaConfig, Partition
 from functions.local.manifests import Source
 from functions.local.offsets import Offsets
 
 log = logging.getLogger(__name__)
 
 MAX_RECORDS = 50
-"""Records in hand at once where they need no order, as KafkaSource's max.poll.records has it."""
+"""Records in hand at once, as KafkaSource's max.poll.records has it."""
 OPTIONS = {
     "isolation_level": "read_committed",
+    "max_partition_fetch_bytes": 4 * 1024 * 1024,
     "fetch_max_wait_ms": 200,
     # A member that died is replaced after this, and the embedded broker lets a new one wait half of it.
     "session_timeout_ms": 6000,
@@ -35,8 +35,6 @@ OPTIONS = {
     # The one who creates a topic decides on its partitions.
     "allow_auto_create_topics": False,
 }
-_FETCH_BYTES = 4 * 1024 * 1024
-_ORDERED_FETCH_BYTES = 256 * 1024
 _POLL_SECONDS = 0.2
 _BUSY_POLL_SECONDS = 0.02
 _PAUSE_SECONDS = 1.0
@@ -55,7 +53,7 @@ class Member:
         self._away = False
 
     def poll(self, room: int, busy: Collection[Partition]) -> list[Any]:
-        """Up to `room` new records; of a source in order, whatever was fetched of partitions that are not busy.
+        """Up to `room` new records, none of a busy partition.
 
         Waits for some for a fifth of a second, less if a partition is busy, since that one may soon want more. Must be
         called again and again even with no room at all: it is what keeps the member in its group.
@@ -74,7 +72,7 @@ class Member:
         if self._consumer and (done := self._offsets.done()):
             try:
                 kafka.commit(self._consumer, done, _COMMIT_SECONDS)
-            except KafkaError as error:
+            except Exception as error:  # noqa: BLE001  if the client cannot go on, it will not poll either
                 self._note(error)
             else:
                 self._note(None)
@@ -88,27 +86,20 @@ class Member:
     def _join(self) -> Any:
         # A client that finds no broker leaves a thread and sockets behind, so look first.
         _connect(self._config.kafka_bootstrap_servers)
-        options = {
-            **OPTIONS,
-            "auto_offset_reset": self._source.initial_offset,
-            "max_partition_fetch_bytes": _ORDERED_FETCH_BYTES if self._source.ordered else _FETCH_BYTES,
-        }
-        consumer = kafka.consumer(self._config, [], self._source.group, **options)
+        reset = self._source.initial_offset
+        consumer = kafka.consumer(self._config, [], self._source.group, auto_offset_reset=reset, **OPTIONS)
         kafka.keep_account(consumer, list(self._source.topics), self._offsets)
         self._note(None)
         return consumer
 
     def _read(self, consumer: Any, room: int, busy: Collection[Partition]) -> list[Any]:
         assigned = consumer.assignment()
-        # Without room all partitions are paused, and resumed, together. In order each one is for itself, and then the
-        # client must keep nothing of it back: what it has parsed of a paused partition it may forget to hand out.
-        held = {p for p in assigned if p in busy} if self._source.ordered else assigned if room <= 0 else set()
-        consumer.pause(*held)
-        consumer.resume(*(assigned - held))
+        limit = room
+        if self._source.ordered:
+            # Records of one partition wait for each other: a share for each partition, so that none takes all room.
+            limit = min(room, MAX_RECORDS // len(assigned)) if assigned else 1
         timeout = _BUSY_POLL_SECONDS if busy else _POLL_SECONDS
-        wanted = sys.maxsize if self._source.ordered else max(1, room)
-        polled = consumer.poll(timeout_ms=round(timeout * 1000), max_records=wanted)
-        records = [record for records in polled.values() for record in records]
+        records = kafka.poll(consumer, timeout, max(1, limit), busy if room > 0 else assigned)
         for record in records:
             self._offsets.took((record.topic, record.partition), record.offset)
         epoch = self._offsets.epoch
@@ -123,11 +114,12 @@ class Member:
         self._away = error is not None
 
     def _leave(self) -> None:
-        self._offsets.assigned(())
+        self._offsets.assigned(())  # nothing is left to be committed, which would not end in time
         if self._consumer:
             with contextlib.suppress(Exception):  # it is given up in any case
                 self._consumer.close(autocommit=False, timeout_ms=round(_CLOSE_SECONDS * 1000))
             self._consumer = None
+            self._offsets.assigned(())
 
 
 def _connect(servers: str) -> None:

@@ -1,8 +1,7 @@
 """The KafkaSource stand-in: posts every record of a topic to a sink, at least once, as Knative's KafkaSource does.
 
 One member of the consumer group takes all partitions, whatever `consumers` says: in a cluster they only add speed.
-So 50 records are in hand at once, not 50 a consumer; in order, one of each partition is under way and those that were
-fetched with it wait behind it. `python -m functions.local.source` runs it alone.
+So 50 records are in hand at once, not 50 a consumer. `python -m functions.local.source` runs it alone.
 """
 
 from __future__ import annotations
@@ -141,7 +140,7 @@ class KafkaSource:
 
     async def _room(self) -> None:
         """Wait until another record may be taken in hand, but not for long: the member must be heard of."""
-        if self._in_hand >= MAX_RECORDS and not self._ordered and not self._stopping:
+        if self._in_hand >= MAX_RECORDS and not self._stopping:
             self._changed.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), _FULL_SECONDS)

@@ -132,7 +132,8 @@ class Query:
     async def _parts(self, filter: Filter, seconds: int) -> rollup.Plan:
         settled: dict[int, int] = {}
         if rollup.covers(filter, seconds):
-            settled = await rollup.settled_hours(self.clickhouse, filter.tenant, filter.start, filter.end)
+            limits = self.config.limits()
+            settled = await rollup.settled_hours(self.clickhouse, filter.tenant, filter.start, filter.end, limits)
         oldest = timestamps.now() - self.config.retention_days * timestamps.DAY
         return rollup.plan(filter, settled, oldest)
 

@@ -36,7 +36,7 @@ class LogQuery(SearchParameters):
     )
 
     limit: Annotated[int, Field(ge=1, le=MAX_LIMIT, description="Logs a page")] = 1000
-    cursor: Annotated[str | None, Field(description="`next` of the page before", max_length=1000)] = None
+    cursor: Annotated[str | None, Field(description="`next` of the page before", min_length=1, max_length=1000)] = None
     offset: Annotated[
         int, Field(ge=0, le=MAX_OFFSET, description="Logs to skip; a cursor is faster and misses nothing")
     ] = 0

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from fastapi import FastAPI, Request, Response
 from pydantic import Field
 
-from functions.common.api import PROBLEMS, Problem, new_api, url_parameters
+from functions.common.api import PROBLEMS, new_api, problem_response, url_parameters
 from functions.common.http import read_body
 from functions.common.parameters import SearchParameters, gather
 from functions.query.models import Bucket, Health, Log, LogPage, LogQuery
@@ -53,7 +53,7 @@ def routes(query: function.Query) -> FastAPI:
         "/api/v1/logs",
         responses={
             200: {"model": LogPage},
-            413: {"model": Problem, "description": "The body is too large"},
+            413: problem_response("The body is too large"),
             **PROBLEMS,
         },
         openapi_extra={"requestBody": {"required": True, "content": {JSON: {"schema": LogQuery.model_json_schema()}}}},
@@ -91,7 +91,7 @@ def routes(query: function.Query) -> FastAPI:
 
     @api.get(
         "/api/v1/logs/{id}",
-        responses={200: {"model": Log}, 404: {"model": Problem, "description": "There is no such log"}, **PROBLEMS},
+        responses={200: {"model": Log}, 404: problem_response("There is no such log"), **PROBLEMS},
     )
     async def one(id: str) -> Response:
         """One log by its id."""

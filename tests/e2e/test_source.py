@@ -1,4 +1,4 @@
-"""The KafkaSource stand-in between a real broker and a real HTTP server."""
+"""The KafkaSource stand-in between a broker, the embedded one or with TEST_KAFKA=apache Apache Kafka, and a server."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import contextlib
 import dataclasses
 import gc
 import itertools
-import logging
 import os
 import subprocess
 import sys
@@ -22,6 +21,7 @@ import pytest
 import uvicorn
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import NewTopic
+from kafka.errors import TopicAlreadyExistsError
 
 from functions.common import host
 from functions.common.event import CONTENT_TYPE, Event
@@ -29,11 +29,12 @@ from functions.common.kafka import KafkaConfig, KafkaPublisher
 from functions.local import member
 from functions.local.manifests import DeliverySpec, Destination, Source
 from functions.local.source import KafkaSource
-from tests.support.kafka import Broker, free_port
+from tests.support.kafka import ApacheKafka, Broker, free_port, why_not
 from tests.support.memory import MemoryPublisher
 from tests.support.tansu import Tansu
 
 ROOT = Path(__file__).parents[2]
+APACHE = os.environ.get("TEST_KAFKA") == "apache"
 HTTP_HEADERS = {"host", "accept", "accept-encoding", "connection", "user-agent", "content-length"}
 """What any HTTP client sends."""
 FAST = DeliverySpec(retry=10, delay=0.01, dead_letter=Destination("KafkaSink", "dead"))
@@ -114,7 +115,8 @@ class Setting:
             self.create()
 
     def create(self) -> None:
-        with contextlib.closing(KafkaAdminClient(**self.config.connection())) as admin:
+        admin = KafkaAdminClient(**self.config.connection())
+        with contextlib.closing(admin), contextlib.suppress(TopicAlreadyExistsError):
             admin.create_topics([NewTopic(self.topic, self.partitions, 1), NewTopic(self.dead_topic, 1, 1)])
 
     def manifest(self, delivery: DeliverySpec = FAST, **more: Any) -> Source:
@@ -177,23 +179,40 @@ async def running(source: KafkaSource) -> AsyncIterator[KafkaSource]:
         await source.stop()
 
 
+@contextlib.contextmanager
+def new_broker(directory: Path) -> Iterator[Broker]:
+    if not APACHE:
+        with Tansu() as tansu:
+            yield tansu
+        return
+    if reason := why_not():
+        pytest.skip(reason)
+    apache = ApacheKafka(directory)
+    apache.start()
+    try:
+        yield apache
+    finally:
+        apache.stop()
+
+
 @pytest.fixture(scope="module")
-def broker() -> Iterator[Tansu]:
-    with Tansu() as made:
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    with new_broker(tmp_path_factory.mktemp("broker")) as made:
         yield made
 
 
 @pytest.fixture(autouse=True)
 def quick_groups(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A member of the embedded broker waits half a session before it gets partitions."""
-    monkeypatch.setitem(member.OPTIONS, "session_timeout_ms", 1500)
-    monkeypatch.setitem(member.OPTIONS, "heartbeat_interval_ms", 300)
+    """A member waits half a session before the embedded broker gives it partitions."""
+    if not APACHE:
+        monkeypatch.setitem(member.OPTIONS, "session_timeout_ms", 1500)
+        monkeypatch.setitem(member.OPTIONS, "heartbeat_interval_ms", 300)
 
 
 @pytest.fixture
-def outage() -> Iterator[Tansu]:
+def outage(tmp_path: Path) -> Iterator[Broker]:
     """A broker of the test's own, to do harm to."""
-    with Tansu() as made:
+    with new_broker(tmp_path) as made:
         yield made
     # The client leaves sockets unclosed that it could not connect: let them be found here, where it is known.
     gc.collect()
@@ -202,7 +221,7 @@ def outage() -> Iterator[Tansu]:
 KNOWN_LEAK = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 
 
-async def test_events_from_before_the_source_arrive_as_they_are(broker: Tansu) -> None:
+async def test_events_from_before_the_source_arrive_as_they_are(broker: Broker) -> None:
     setting = Setting(broker)
     event = Event.fresh("acme", b'{"message":"caf\xc3\xa9"}\n\x00')
     headers = event.kafka_headers()
@@ -228,7 +247,7 @@ async def test_events_from_before_the_source_arrive_as_they_are(broker: Tansu) -
 
 
 @pytest.mark.parametrize("ordered", [False, True])
-async def test_a_large_event_and_an_empty_one_arrive(broker: Tansu, ordered: bool) -> None:
+async def test_a_large_event_and_an_empty_one_arrive(broker: Broker, ordered: bool) -> None:
     setting = Setting(broker)
     large = os.urandom(1_900_000)
     ends = {**setting.produce(["large"], 0, large), **setting.produce(["empty"], 1, b"")}
@@ -237,7 +256,7 @@ async def test_a_large_event_and_an_empty_one_arrive(broker: Tansu, ordered: boo
         assert {post.headers["ce-id"]: post.body for post in sink.posts} == {"large": large, "empty": b""}
 
 
-async def test_a_refused_event_is_posted_again_until_it_is_taken(broker: Tansu) -> None:
+async def test_a_refused_event_is_posted_again_until_it_is_taken(broker: Broker) -> None:
     setting = Setting(broker)
     ends = setting.produce(["one"])
     async with Sink() as sink, running(setting.source(sink.url)) as source:
@@ -247,7 +266,7 @@ async def test_a_refused_event_is_posted_again_until_it_is_taken(broker: Tansu) 
         assert (source.delivered, source.failed) == (1, 0)
 
 
-async def test_a_hopeless_event_goes_straight_to_the_dead_letters(broker: Tansu) -> None:
+async def test_a_hopeless_event_goes_straight_to_the_dead_letters(broker: Broker) -> None:
     setting = Setting(broker)
     ends = setting.produce(["good", "bad"], 0)
     publisher = KafkaPublisher(setting.config)
@@ -270,7 +289,7 @@ async def test_a_hopeless_event_goes_straight_to_the_dead_letters(broker: Tansu)
     }
 
 
-async def test_no_more_than_fifty_are_in_flight_and_all_arrive(broker: Tansu) -> None:
+async def test_no_more_than_fifty_are_in_flight_and_all_arrive(broker: Broker) -> None:
     setting = Setting(broker)
     ends = setting.produce(names(230))
     async with Sink() as sink, running(setting.source(sink.url)) as source:
@@ -284,7 +303,7 @@ async def test_no_more_than_fifty_are_in_flight_and_all_arrive(broker: Tansu) ->
         assert sink.most == 50
 
 
-async def test_in_order_each_partition_waits_for_itself_only(broker: Tansu) -> None:
+async def test_in_order_each_partition_waits_for_itself_only(broker: Broker) -> None:
     setting = Setting(broker, partitions=3)
     ends: dict[tuple[str, int], int] = {}
     for partition in range(3):
@@ -304,7 +323,7 @@ async def test_in_order_each_partition_waits_for_itself_only(broker: Tansu) -> N
         assert all(first.ended <= second.started for first, second in itertools.pairwise(mine))
 
 
-async def test_what_is_committed_is_not_delivered_again_and_the_rest_is(broker: Tansu) -> None:
+async def test_what_is_committed_is_not_delivered_again_and_the_rest_is(broker: Broker) -> None:
     setting = Setting(broker, partitions=1)
     setting.produce(["done", "stuck", "after"])
     async with Sink() as sink:
@@ -319,7 +338,7 @@ async def test_what_is_committed_is_not_delivered_again_and_the_rest_is(broker: 
         assert sorted(sink.ids()) == ["after", "new", "stuck"]
 
 
-async def test_a_source_that_dies_before_a_commit_delivers_again(broker: Tansu) -> None:
+async def test_a_source_that_dies_before_a_commit_delivers_again(broker: Broker) -> None:
     """As a process of its own, with the group's real times."""
     setting = Setting(broker)
     (ROOT / "build").mkdir(exist_ok=True)
@@ -362,7 +381,7 @@ async def process(setting: Setting, url: str) -> AsyncIterator[subprocess.Popen[
         manifests.rmdir()
 
 
-async def test_latest_begins_where_the_topic_ends(broker: Tansu) -> None:
+async def test_latest_begins_where_the_topic_ends(broker: Broker) -> None:
     setting = Setting(broker, partitions=1)
     setting.produce(["before"])
     async with Sink() as sink, running(setting.source(sink.url, setting.manifest(initial_offset="latest"))) as source:
@@ -371,7 +390,7 @@ async def test_latest_begins_where_the_topic_ends(broker: Tansu) -> None:
         assert sink.ids() == ["after"]
 
 
-async def test_drained_wants_what_the_caller_knows_of(broker: Tansu) -> None:
+async def test_drained_wants_what_the_caller_knows_of(broker: Broker) -> None:
     setting = Setting(broker, partitions=2)
     async with Sink() as sink, running(setting.source(sink.url)) as source:
         assert not await source.drained({}, timeout=0)
@@ -383,7 +402,7 @@ async def test_drained_wants_what_the_caller_knows_of(broker: Tansu) -> None:
         assert await waiting
 
 
-async def test_a_second_source_takes_over_a_part_and_gives_it_back(broker: Tansu) -> None:
+async def test_a_second_source_takes_over_a_part_and_gives_it_back(broker: Broker) -> None:
     setting = Setting(broker)
     async with Sink() as sink, Sink() as other, running(setting.source(sink.url, commit_interval=0.2)) as source:
         assert await source.drained(setting.produce(names(20)), timeout=15)
@@ -400,7 +419,7 @@ async def test_a_second_source_takes_over_a_part_and_gives_it_back(broker: Tansu
 
 
 @KNOWN_LEAK
-async def test_an_outage_of_kafka_is_survived_and_told_once(outage: Tansu, caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_outage_of_kafka_is_survived_and_told_once(outage: Broker, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", member.__name__)
 
     def said() -> list[str]:
@@ -420,7 +439,7 @@ async def test_an_outage_of_kafka_is_survived_and_told_once(outage: Tansu, caplo
             await asyncio.to_thread(outage.kill)
             await until(lambda: said()[2:] == ["kafka is away"])
             await asyncio.sleep(2.5)
-            # The embedded broker has forgotten everything; one that keeps its data would go on where it was.
+            # The embedded broker has forgotten everything, topics included; Apache Kafka goes on where it was.
             await asyncio.to_thread(outage.start)
             await asyncio.to_thread(setting.create)
             ends = await asyncio.to_thread(setting.produce, ["two", "three"])
@@ -431,7 +450,7 @@ async def test_an_outage_of_kafka_is_survived_and_told_once(outage: Tansu, caplo
 
 
 @KNOWN_LEAK
-async def test_a_paused_broker_holds_nobody_up_for_long(outage: Tansu) -> None:
+async def test_a_paused_broker_holds_nobody_up_for_long(outage: Broker) -> None:
     setting = Setting(outage)
     async with Sink() as sink:
         source = setting.source(sink.url, commit_interval=0.2)
@@ -444,7 +463,7 @@ async def test_a_paused_broker_holds_nobody_up_for_long(outage: Tansu) -> None:
     outage.resume()
 
 
-async def test_a_sink_that_is_down_is_waited_for_and_a_stop_does_not_wait(broker: Tansu) -> None:
+async def test_a_sink_that_is_down_is_waited_for_and_a_stop_does_not_wait(broker: Broker) -> None:
     setting = Setting(broker)
     ends = setting.produce(names(10))
     port = free_port()
@@ -475,4 +494,3 @@ def test_the_command_tells_what_is_wrong(tmp_path: Path) -> None:
     status, said = run("--sink", "index=http://127.0.0.1:1", "--manifests", str(tmp_path))
     assert status == 1
     assert "KafkaSource" in said
-    assert logging.getLogger().handlers is not None

@@ -287,21 +287,21 @@ async def test_formulas_in_csv_are_escaped_unless_they_are_to_be_kept(
 @pytest.mark.parametrize(
     ("size", "limit"),
     [
-        (100, 50_000),  # small logs: as many as a page may have
-        (16_384, 1_000),  # a page of the right weight
-        (65_536, 250),
-        (1_638_400, 100),  # large logs: few, but never fewer
+        (1_024, 50_000),  # small logs: as many as a page may have
+        (1_638_400, 100),  # a page of the right weight
+        (655_360, 250),
+        (16_384_000, 100),  # large logs: few, but never fewer
     ],
 )
 async def test_the_rows_of_a_page_follow_from_the_weight_of_the_page_before(
     pages: Pages, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, size: int, limit: int
 ) -> None:
-    monkeypatch.setattr("functions.export.function._PAGE_BYTES", 16_384)
+    monkeypatch.setattr("functions.export.function._PAGE_BYTES", 1_638_400)
     message = "x" * (size - len(json_lines(1, message="")))
     monkeypatch.setitem(RENDER, "JSONEachRow", lambda *numbers: json_lines(*numbers, message=message))
     pages.pages = [[1]]
     await http.get(URL, params={"format": "ndjson"})
-    assert [int(sql.rpartition("LIMIT ")[2]) for sql, *_ in pages.selects] == [1_000, limit]
+    assert [int(sql.rpartition("LIMIT ")[2]) for sql, *_ in pages.selects] == [100, limit]
 
 
 # What is wrong

@@ -241,6 +241,8 @@ async def test_a_client_that_never_answers_is_not_waited_for_for_ever(broker: Br
 
 
 async def test_a_caller_that_goes_away_does_not_disturb_the_client(broker: Broker, publisher: KafkaPublisher) -> None:
+    faults: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: faults.append(context))
     broker.outcomes = [None]
     publishing = asyncio.create_task(publish(publisher))
     await asyncio.to_thread(broker.on_its_way.wait, 5)
@@ -250,6 +252,7 @@ async def test_a_caller_that_goes_away_does_not_disturb_the_client(broker: Broke
     broker.last.settle(Metadata(0, 0))
     await publish(publisher)
     assert len(broker.producers) == 1
+    assert faults == []
 
 
 async def test_after_three_failures_in_a_row_the_client_is_replaced(broker: Broker, publisher: KafkaPublisher) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from functions.common import search
+from functions.common import rollup, search
 from functions.common.errors import BadRequest
 from functions.common.search import Cursor, Filter, Statement
 
@@ -29,6 +29,7 @@ EVERYTHING = Filter(
 )
 PLAIN = Filter(tenant="t", start=1_000, end=2_000)
 CURSOR = Cursor(1_000, 2_000, 1_500, 1 << 63)
+WHOLE = rollup.Plan([], [(1_000, 2_000)])
 
 STATEMENTS: dict[str, Callable[[Filter], Statement]] = {
     "newest": lambda filter: search.newest(filter, 100),
@@ -38,7 +39,7 @@ STATEMENTS: dict[str, Callable[[Filter], Statement]] = {
     "oldest after a cursor": lambda filter: search.oldest(filter, 100, CURSOR),
     "count": lambda filter: search.count(filter, None),
     "capped count": lambda filter: search.count(filter, 10_001),
-    "aggregate": lambda filter: search.aggregate(filter, 3600, 50_001, hour=True),
+    "aggregate": lambda filter: rollup.aggregate(filter, WHOLE, 3600, 50_001, hour=True),
     "one": lambda filter: search.one(filter.tenant, 1_500, 1 << 63),
 }
 
@@ -133,7 +134,7 @@ def test_every_condition_of_a_filter_is_required() -> None:
     assert match.sql.split(" AND ")[3:] == [
         "service IN {services:Array(String)}",
         "level IN {levels:Array(String)}",
-        "hasAllTokens(lower(message), lower({search:String}))",
+        "hasAllTokens(lowerUTF8(message), lowerUTF8({search:String}))",
         "trace_id = {trace_id:String}",
         "hasAny(mapValues(metadata), {values0:Array(String)})",
         "metadata[{key0:String}] IN {values0:Array(String)}",
@@ -179,8 +180,8 @@ def test_a_capped_count_stops_reading_at_its_cap() -> None:
 
 
 def test_the_time_of_a_count_stands_as_hour_too_where_asked() -> None:
-    assert "time AS hour" in search.aggregate(PLAIN, 3600, 10, hour=True).sql
-    assert "hour" not in search.aggregate(PLAIN, 300, 10, hour=False).sql
+    assert "time AS hour" in rollup.aggregate(PLAIN, WHOLE, 3600, 10, hour=True).sql
+    assert "hour" not in rollup.aggregate(PLAIN, WHOLE, 300, 10, hour=False).sql
 
 
 def test_one_log_is_found_by_its_whole_identity() -> None:

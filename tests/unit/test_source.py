@@ -16,12 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from functions.common.config import ConfigError
+from functions.common.envelope import Unusable, envelope
 from functions.common.errors import KafkaUnavailable
 from functions.common.event import Event
 from functions.common.kafka import KafkaConfig
 from functions.local import delivery
 from functions.local.delivery import Delivery, retried
-from functions.local.envelope import Unusable, envelope
 from functions.local.manifests import DeliverySpec, Destination, ManifestError, Source, read_manifests, seconds
 from functions.local.offsets import Offsets
 from functions.local.source import KafkaSource

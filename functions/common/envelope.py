@@ -18,7 +18,6 @@ from urllib.parse import quote
 import msgspec
 
 from functions.common.kafka import Headers
-from functions.local.manifests import Source
 
 WRAPPED_TYPE = "dev.knative.kafka.event"
 STRUCTURED = "application/cloudevents"
@@ -57,6 +56,17 @@ class Record(Protocol):
     def headers(self) -> Sequence[tuple[str, bytes | None]]: ...
 
 
+class Source(Protocol):
+    """What is needed of a KafkaSource."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def namespace(self) -> str: ...
+    @property
+    def extensions(self) -> Mapping[str, str]: ...
+
+
 @dataclasses.dataclass(frozen=True)
 class Envelope:
     """A CloudEvent: its attributes, extensions among them, and its data as it was in the record."""
@@ -84,14 +94,15 @@ class Envelope:
 def envelope(record: Record, source: Source) -> Envelope:
     """The event that `source` posts for a record. Raises Unusable if it discards the record instead."""
     try:
-        event = _event(record)
-    except (Invalid, UnicodeDecodeError):
+        event = read(record)
+    except Invalid:
         event = _wrapped(record, source)
     origin = {"knativekafkapartition": str(record.partition), "knativekafkaoffset": str(record.offset)}
     return event.with_extensions({**origin, **source.extensions})
 
 
-def _event(record: Record) -> Envelope:
+def read(record: Record) -> Envelope:
+    """The event that a record holds. Raises Invalid if it is no CloudEvent."""
     headers = dict(record.headers)
     if (headers.get("content-type") or b"").startswith(STRUCTURED.encode()):
         attributes, data = _structured(record.value or b"")

@@ -1,0 +1,1 @@
+"""What is thrown at Torpor, a module a kind."""
