@@ -228,8 +228,11 @@ def create_topics(config: KafkaConfig) -> None:
         admin.close()
 
 
-def consumer(config: KafkaConfig, topics: list[str], group: str, **options: Any) -> kafka.KafkaConsumer:
-    """A consumer of `topics` in `group` that commits only when told to. Not to be used by two threads at once."""
+def consumer(config: KafkaConfig, topics: list[str], group: str | None, **options: Any) -> kafka.KafkaConsumer:
+    """A consumer of `topics` in `group`, if any, that commits only when told to.
+
+    Not to be used by two threads at once.
+    """
     return kafka.KafkaConsumer(*topics, **config.connection(), group_id=group, enable_auto_commit=False, **options)
 
 
@@ -244,6 +247,30 @@ class Account(Protocol):
 
     def lost(self, partitions: Collection[Partition]) -> None:
         """These are no longer the consumer's, and nothing can be committed."""
+
+
+def first_offsets(consumer: kafka.KafkaConsumer, topic: str, since: int = 0) -> dict[int, int | None]:
+    """The first offset of each partition of the topic; empty if there is no such topic.
+
+    With `since`, in milliseconds since 1970, no record of that time or later comes before the offset, and the offset
+    is None if there is no such record.
+    """
+    partitions = [kafka.TopicPartition(topic, number) for number in consumer.partitions_for_topic(topic)]
+    if not partitions:
+        return {}
+    offsets: dict[int, int | None] = {p.partition: first for p, first in consumer.beginning_offsets(partitions).items()}
+    if since:
+        for partition, found in consumer.offsets_for_times(dict.fromkeys(partitions, since)).items():
+            offsets[partition.partition] = max(offsets[partition.partition] or 0, found.offset) if found else None
+    return offsets
+
+
+def read_from(consumer: kafka.KafkaConsumer, offsets: Mapping[Partition, int]) -> None:
+    """Let a consumer that is in no group read these partitions from these offsets on."""
+    partitions = {kafka.TopicPartition(*partition): offset for partition, offset in offsets.items()}
+    consumer.assign(list(partitions))
+    for partition, offset in partitions.items():
+        consumer.seek(partition, offset)
 
 
 def keep_account(consumer: kafka.KafkaConsumer, topics: list[str], account: Account) -> None:

@@ -19,7 +19,7 @@ from functions.common import metrics, timestamps
 from functions.common.clickhouse import ClickHouse, ClickHouseConfig
 from functions.common.commit import GroupCommit
 from functions.common.config import load, setting
-from functions.common.errors import BadRows, MethodNotAllowed, TorporError
+from functions.common.errors import BadRows, MethodNotAllowed
 from functions.common.event import MAX_RECORD_BYTES, Event
 from functions.common.framework import application
 from functions.common.http import Json, problem, read_body
@@ -71,6 +71,7 @@ class Index:
     async def stop(self) -> None:
         """Wait for the inserts under way and disconnect."""
         self._rollups.cancel()
+        await asyncio.wait([self._rollups])
         await self._commit.drain()
         await self.publisher.stop()
         await self.clickhouse.close()
@@ -115,7 +116,7 @@ class Index:
                 self._inserted = False
                 try:
                     metrics.ROLLUPS.inc(await settle(self.clickhouse, timestamps.now()))
-                except TorporError as error:
+                except Exception as error:  # noqa: BLE001  counts come from the logs meanwhile; try again in a while
                     log.warning("rollups are not made", extra={"error": str(error)})
 
 

@@ -6,6 +6,7 @@ halving, so one bad line among 10,000 costs some 30 inserts.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 
@@ -19,6 +20,8 @@ from functions.common.kafka import Publisher
 from functions.common.record import TABLE, decode
 
 log = logging.getLogger(__name__)
+_AT_ONCE = 100
+"""Dead letters on their way at a time."""
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]+")
 
 
@@ -36,9 +39,10 @@ async def salvage(event: Event, clickhouse: ClickHouse, publisher: Publisher, to
         elif line.strip():
             good.append(line)
     bad += await _insert(good, clickhouse)
-    for line, error in bad:
-        letter = DeadLetter(event, line, _CONTROL.sub(" ", str(error))[:500], error.code)
-        await publisher.publish(topic, event.id, letter.data, letter.kafka_headers())
+    letters = [DeadLetter(event, line, _CONTROL.sub(" ", str(error))[:500], error.code) for line, error in bad]
+    for start in range(0, len(letters), _AT_ONCE):
+        some = letters[start : start + _AT_ONCE]
+        await asyncio.gather(*(publisher.publish(topic, event.id, one.data, one.kafka_headers()) for one in some))
     metrics.DEAD_LETTERS.inc(len(bad))
     if bad:
         extra = {"event": event.id, "origin": event.origin, "lines": len(bad), "reason": str(bad[0][1])[:500]}

@@ -46,6 +46,10 @@ class Config:
     max_message_bytes: int = setting(256 * 1024, "Bytes of a log's message")
     max_waiting_bytes: int = setting(128 * 1024 * 1024, "Bytes in progress before the answer is 503")
 
+    def __post_init__(self) -> None:
+        if self.max_waiting_bytes < 2 * self.max_request_bytes:
+            raise ValueError("MAX_WAITING_BYTES is less than a request packed and unpacked: twice MAX_REQUEST_BYTES")
+
 
 class Answer(msgspec.Struct):
     """The answer to a request: how many records were taken, and which were not and why."""
@@ -149,7 +153,8 @@ class Ingest:
         # Nothing goes to Kafka before the whole request is read: a request that is refused leaves no trace.
         chunks: list[Chunk] = []
         for chunk in normaliser.chunks(records, outcome):
-            chunks.append(chunk)
+            if chunk.count:
+                chunks.append(chunk)
             await asyncio.sleep(0)  # a large request must not keep the others waiting
         # All chunks are admitted, or none: Overloaded, too, leaves no trace.
         await self._commit.add_all(

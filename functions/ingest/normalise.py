@@ -87,7 +87,10 @@ class Normaliser:
     max_message: int
 
     def chunks(self, records: Numbered, outcome: Outcome) -> Iterator[Chunk]:
-        """Yield the rows of the good records and note all in `outcome`."""
+        """Yield the rows of the good records and note all in `outcome`.
+
+        Now and then a chunk without rows comes, so that the caller gets its turn among many bad records too.
+        """
         base = identity.of_batch(self.tenant, self.batch)
         rows: list[bytes] = []
         size = 0
@@ -98,6 +101,8 @@ class Normaliser:
                 outcome.rejected += 1
                 if len(outcome.errors) < MAX_ERRORS:
                     outcome.errors.append(LineError(number, rejected.field, str(rejected)))
+                if outcome.rejected % MAX_LOGS == 0:
+                    yield Chunk(b"", 0)
                 continue
             if size + len(row) > MAX_DATA_BYTES or len(rows) == MAX_LOGS:
                 outcome.accepted += len(rows)

@@ -11,7 +11,7 @@ import base64
 import dataclasses
 import functools
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import httpx
 
@@ -68,7 +68,8 @@ Attempt = Callable[[], Awaitable[Failure | None]]
 class Delivery:
     """Delivers records, one POST a record, and counts what became of them.
 
-    `delivered` were taken by the sink, `dead_lettered` by the dead-letter sink, `failed` by neither.
+    `delivered` were taken by the sink, `dead_lettered` by the dead-letter sink, `failed` by neither. There must be as
+    many clients as records that are delivered at once.
     """
 
     def __init__(
@@ -77,12 +78,12 @@ class Delivery:
         sinks: Mapping[str, str],
         publisher: Publisher,
         dead_letter_topics: Mapping[str, str],
-        client: httpx.AsyncClient,
+        clients: Sequence[httpx.AsyncClient],
     ) -> None:
         self._source = source
         self._spec = source.delivery
         self._publisher = publisher
-        self._client = client
+        self._idle = list(clients)
         self._url = _url(source.sink, sinks)
         self._dead_letter_topic, self._dead_letter_url = "", ""
         if sink := self._spec.dead_letter:
@@ -138,13 +139,14 @@ class Delivery:
         headers = {**event.http_headers(), "prefer": "reply", "kn-namespace": self._source.namespace}
         # As bytes: what HTTP cannot carry is then a failed attempt, and not an error of encoding.
         encoded = [(name.encode(), value.encode()) for name, value in headers.items()]
+        client = self._idle.pop()
         try:
             async with asyncio.timeout(self._spec.timeout):
-                response = await self._client.post(url, content=event.data, headers=encoded)
+                failure = _failure(await client.post(url, content=event.data, headers=encoded))
         except (httpx.TransportError, TimeoutError) as error:
-            failure: Failure | None = Failure(f"{type(error).__name__} {error}".strip())
-        else:
-            failure = _failure(response)
+            failure = Failure(f"{type(error).__name__} {error}".strip())
+        finally:
+            self._idle.append(client)
         self._note(url, failure)
         return failure
 

@@ -54,9 +54,8 @@ class KafkaSource:
         commit_interval: float = 5.0,
         grace: float = 2.0,
     ) -> None:
-        limits = httpx.Limits(max_connections=MAX_RECORDS, max_keepalive_connections=MAX_RECORDS)
-        self._client = httpx.AsyncClient(limits=limits, timeout=None, trust_env=False)
-        self._delivery = Delivery(manifest, sinks, publisher, dead_letter_topics, self._client)
+        self._clients = _clients()
+        self._delivery = Delivery(manifest, sinks, publisher, dead_letter_topics, self._clients)
         self._ordered = manifest.ordered
         self._commit_interval = commit_interval
         self._grace = grace
@@ -109,7 +108,8 @@ class KafkaSource:
         await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.wait([self._on_thread(self._member.close)], timeout=_STOP_SECONDS)
         self._thread.shutdown(wait=False)
-        await self._client.aclose()
+        for client in self._clients:
+            await client.aclose()
 
     async def drained(self, at_least: Mapping[Partition, int], timeout: float) -> bool:
         """Wait until everything up to the known ends of all partitions, and up to `at_least`, needs no more work.
@@ -171,6 +171,13 @@ class KafkaSource:
 
     def _on_thread(self, call: Callable[..., T], *arguments: object) -> asyncio.Future[T]:
         return asyncio.get_running_loop().run_in_executor(self._thread, call, *arguments)
+
+
+def _clients() -> list[httpx.AsyncClient]:
+    # One connection each: to find a free one among fifty takes a shared client milliseconds for every request.
+    limits = httpx.Limits(max_connections=1)
+    tls = httpx.create_ssl_context(trust_env=False)
+    return [httpx.AsyncClient(limits=limits, timeout=None, trust_env=False, verify=tls) for _ in range(MAX_RECORDS)]
 
 
 async def run(config: KafkaConfig, manifests: Path, sinks: Mapping[str, str]) -> None:

@@ -13,7 +13,8 @@ from functions.common import timestamps
 from functions.common.record import LEVELS
 from functions.ingest import decode
 from functions.ingest.normalise import Normaliser, Outcome
-from functions.local.generate import LEVEL_WEIGHTS, SERVICES, ZIPF, Generator
+from functions.local.generate import Generator
+from functions.local.vocabulary import LEVEL_WEIGHTS, SERVICES, ZIPF
 
 START = 1_790_000_000 * timestamps.NANOSECONDS
 COUNT = 50_000

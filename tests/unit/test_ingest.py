@@ -457,14 +457,14 @@ async def test_a_request_of_unknown_length_counts_as_the_largest(small: Face) ->
 
 
 async def test_a_request_that_grows_beyond_what_may_wait_is_stored_whole() -> None:
-    async for face in started(Config(max_waiting_bytes=1_500_000)):
+    async for face in started(Config(max_request_bytes=700_000, max_waiting_bytes=1_500_000)):
         body = b'{"service":"a"}\n' * 20_000  # as rows it is ten times as large
         assert (await face.post(body, **LINES)).json()["accepted"] == 20_000
         assert len(face.rows) == 20_000
 
 
 async def test_a_request_that_finds_no_room_leaves_no_trace() -> None:
-    async for face in started(Config(max_waiting_bytes=1_500_000)):
+    async for face in started(Config(max_request_bytes=700_000, max_waiting_bytes=1_500_000)):
         face.publisher.gate.clear()
         posting = asyncio.create_task(face.post(LINE))
         await turns()
@@ -479,6 +479,11 @@ async def test_a_request_with_too_many_records_leaves_no_trace(face: Face) -> No
     body = b'{"service":"a"}\n' * 20_000 + b"\n" * identity.MAX_RECORDS
     assert "1048575" in problem(await face.post(body, **LINES), 413)
     assert face.events == []
+
+
+def test_room_for_less_than_a_request_packed_and_unpacked_is_refused_at_the_start() -> None:
+    with pytest.raises(ConfigError, match="MAX_WAITING_BYTES"):
+        load(Config, {"MAX_WAITING_BYTES": "1999", "MAX_REQUEST_BYTES": "1000"})
 
 
 async def test_stopping_waits_for_events_under_way(face: Face) -> None:

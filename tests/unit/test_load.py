@@ -9,7 +9,8 @@ import pytest
 
 from functions.common import config
 from functions.local import load
-from functions.local.load import BACKOFF, MAX_WAIT, Config, Load, Tally, fault, percentile, schedule, summary
+from functions.local.load import BACKOFF, MAX_WAIT, Config, Load, schedule
+from functions.local.report import Tally, fault, percentile, summary
 
 SECOND = 1_000_000_000
 

@@ -476,7 +476,9 @@ def test_chunks_keep_order_and_bounds(sizes: list[int], max_bytes: int, max_logs
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(normalise, "MAX_DATA_BYTES", max_bytes)
         patch.setattr(normalise, "MAX_LOGS", max_logs)
-        chunks = list(normaliser().chunks(enumerate(raws, 1), outcome))
+        given = list(normaliser().chunks(enumerate(raws, 1), outcome))
+    chunks = [chunk for chunk in given if chunk.count]  # the others only give the caller its turn
+    assert all(not chunk.data for chunk in given if not chunk.count)
     assert all(0 < len(chunk.data) <= max_bytes and 0 < chunk.count <= max_logs for chunk in chunks)
     rows = [decode(line) for chunk in chunks for line in chunk.data.split(b"\n")]
     assert [row.dedupe for row in rows] == sorted(row.dedupe for row in rows)
@@ -494,6 +496,13 @@ def test_the_real_bounds_of_a_chunk_are_those_of_an_event() -> None:
     assert sum(chunk.count for chunk in chunks) == MAX_LOGS + 1
     assert 0.99 * MAX_DATA_BYTES < len(chunks[0].data) <= MAX_DATA_BYTES
     assert chunks[0].count < MAX_LOGS
+
+
+def test_among_bad_records_the_caller_gets_its_turn() -> None:
+    outcome = Outcome()
+    chunks = list(normaliser().chunks(((n, b"{}") for n in range(1, 2 * MAX_LOGS + 1)), outcome))
+    assert [chunk.count for chunk in chunks] == [0, 0]
+    assert outcome.rejected == 2 * MAX_LOGS
 
 
 def test_no_records_make_no_chunk() -> None:

@@ -311,7 +311,7 @@ def delivering(
 
     source = dataclasses.replace(SOURCE, delivery=dataclasses.replace(NO_WAIT, **spec))
     client = httpx.AsyncClient(transport=httpx.MockTransport(handle))
-    return Delivery(source, {"index": SINK}, publisher, {"dead": "dead-letters"}, client), requests
+    return Delivery(source, {"index": SINK}, publisher, {"dead": "dead-letters"}, [client]), requests
 
 
 def counts(made: Delivery) -> tuple[int, int, int]:
