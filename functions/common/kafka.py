@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 Headers = list[tuple[str, bytes]]
 Partition = tuple[str, int]
 """A topic's name and the number of one of its partitions."""
+KafkaError = kafka.errors.KafkaError
+OffsetOutOfRangeError = kafka.errors.OffsetOutOfRangeError
 _REBALANCING = (
     kafka.errors.CommitFailedError,
     kafka.errors.IllegalGenerationError,
@@ -284,11 +286,12 @@ def poll(consumer: kafka.KafkaConsumer, timeout: float, limit: int, paused: Coll
     held = {partition for partition in assigned if partition in paused}
     consumer.pause(*held)
     consumer.resume(*(assigned - held))
-    polled = consumer.poll(timeout_ms=round(timeout * 1000), max_records=limit)
-    # The client (3.0.12) keeps what it has parsed of a paused partition, and goes on with it only if nothing is in
-    # this place. It leaves a drained rest there, and the resumed partition would stand still.
-    if not consumer._fetcher._next_partition_records:
-        consumer._fetcher._next_partition_records = None
+    # The client (3.0.12) puts aside what it has parsed of a paused partition, and takes it up again only at the begin
+    # of a poll, and only if nothing is in this place. It leaves a drained rest there, and would never come to it.
+    polled = consumer.poll(timeout_ms=0, max_records=limit)
+    if not polled:
+        consumer._fetcher._next_partition_records = consumer._fetcher._next_partition_records or None
+        polled = consumer.poll(timeout_ms=round(timeout * 1000), max_records=limit)
     return [record for records in polled.values() for record in records]
 
 

@@ -62,16 +62,16 @@ class Count:
 
     events: int = 0
     logs: int = 0
-    bytes: int = 0
+    size: int = 0
 
     def add(self, data: bytes) -> None:
         """One event more."""
         self.events += 1
         self.logs += sum(1 for line in data.split(b"\n") if line.strip())
-        self.bytes += len(data)
+        self.size += len(data)
 
     def __str__(self) -> str:
-        return f"{self.events:,} events, {self.logs:,} logs, {self.bytes:,} bytes"
+        return f"{self.events:,} events, {self.logs:,} logs, {self.size:,} bytes"
 
 
 class Replay:

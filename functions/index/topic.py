@@ -102,14 +102,13 @@ class Reader:
         self._begin(consumer)
         silent_since = time.monotonic()
         while not self._done():
-            polled = consumer.poll(timeout_ms=round(_POLL_SECONDS * 1000), max_records=_POLL_RECORDS)
+            passed = {(self._topic, number) for number in self._starts if self._passed(number)}
+            records = kafka.poll(consumer, _POLL_SECONDS, _POLL_RECORDS, passed)
             before = dict(self._positions), dict(self._stops)
             self._note(kafka.progress(consumer))
-            for records in polled.values():
-                yield from filter(self._wanted, records)
-            consumer.pause(*(place for place in consumer.assignment() if self._passed(place.partition)))
+            yield from filter(self._wanted, records)
             # Whoever takes the records may take a long time for it.
-            if polled or before != (self._positions, self._stops):
+            if records or before != (self._positions, self._stops):
                 silent_since = time.monotonic()
             elif time.monotonic() - silent_since > SILENCE:
                 raise KafkaUnavailable(f"Kafka has sent nothing of {self._topic} for {SILENCE:.0f} seconds")

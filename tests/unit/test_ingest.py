@@ -15,7 +15,7 @@ from backports import zstd
 from prometheus_client import REGISTRY
 
 from functions.common import identity, timestamps
-from functions.common.config import ConfigError
+from functions.common.config import ConfigError, load
 from functions.common.errors import KafkaUnavailable
 from functions.common.event import MAX_DATA_BYTES, MAX_LOGS, TYPE
 from functions.common.host import Host
