@@ -62,6 +62,13 @@ class Failure:
         }
 
 
+def connections(count: int) -> list[httpx.AsyncClient]:
+    """Clients of one connection each: to find a free one among fifty takes a shared client milliseconds a request."""
+    limits = httpx.Limits(max_connections=1)
+    tls = httpx.create_ssl_context(trust_env=False)
+    return [httpx.AsyncClient(limits=limits, timeout=None, trust_env=False, verify=tls) for _ in range(count)]
+
+
 Attempt = Callable[[], Awaitable[Failure | None]]
 
 

@@ -18,12 +18,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-import httpx
-
 from functions.common.config import ConfigError, environment, load
 from functions.common.kafka import KafkaConfig, KafkaPublisher, Partition, Publisher
 from functions.common.log import configure
-from functions.local.delivery import Delivery
+from functions.local.delivery import Delivery, connections
 from functions.local.manifests import Source, read_manifests
 from functions.local.member import MAX_RECORDS, Member
 from functions.local.offsets import Offsets
@@ -54,7 +52,7 @@ class KafkaSource:
         commit_interval: float = 5.0,
         grace: float = 2.0,
     ) -> None:
-        self._clients = _clients()
+        self._clients = connections(MAX_RECORDS)
         self._delivery = Delivery(manifest, sinks, publisher, dead_letter_topics, self._clients)
         self._ordered = manifest.ordered
         self._commit_interval = commit_interval
@@ -171,13 +169,6 @@ class KafkaSource:
 
     def _on_thread(self, call: Callable[..., T], *arguments: object) -> asyncio.Future[T]:
         return asyncio.get_running_loop().run_in_executor(self._thread, call, *arguments)
-
-
-def _clients() -> list[httpx.AsyncClient]:
-    # One connection each: to find a free one among fifty takes a shared client milliseconds for every request.
-    limits = httpx.Limits(max_connections=1)
-    tls = httpx.create_ssl_context(trust_env=False)
-    return [httpx.AsyncClient(limits=limits, timeout=None, trust_env=False, verify=tls) for _ in range(MAX_RECORDS)]
 
 
 async def run(config: KafkaConfig, manifests: Path, sinks: Mapping[str, str]) -> None:

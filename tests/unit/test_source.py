@@ -402,9 +402,8 @@ async def test_a_sink_that_hangs_is_given_up() -> None:
         return httpx.Response(204)
 
     spec = dataclasses.replace(SOURCE, delivery=DeliverySpec(retry=1, delay=0.0, timeout=0.01))
-    made = Delivery(
-        spec, {"index": SINK}, MemoryPublisher(), {}, httpx.AsyncClient(transport=httpx.MockTransport(hang))
-    )
+    client = httpx.AsyncClient(transport=httpx.MockTransport(hang))
+    made = Delivery(spec, {"index": SINK}, MemoryPublisher(), {}, [client])
     await made.deliver(Record())
     assert counts(made) == (0, 0, 1)
 
