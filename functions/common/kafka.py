@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
+import socket
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
@@ -181,6 +182,7 @@ class KafkaPublisher:
             raise KafkaUnavailable("no connection to Kafka") from error
 
     def _build(self) -> kafka.KafkaProducer:
+        require_reachable(self._config)
         if self._config.kafka_create_topics:
             create_topics(self._config)
         timeout = round(self._config.kafka_delivery_timeout * 1000)
@@ -206,6 +208,23 @@ class KafkaPublisher:
             self._timeouts = 0
             self._producer = None
             asyncio.get_running_loop().run_in_executor(None, _close, producer)
+
+
+def require_reachable(config: KafkaConfig) -> None:
+    """Raise the last broker's OSError if none of the brokers takes a connection.
+
+    To be asked before a client is made: one that finds no broker leaves a thread and sockets behind.
+    """
+    refusal = OSError("no brokers")
+    for server in config.kafka_bootstrap_servers.split(","):
+        host, _, port = server.strip().rpartition(":") if ":" in server else (server.strip(), "", "9092")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=2).close()
+        except OSError as error:
+            refusal = error
+        else:
+            return
+    raise refusal
 
 
 def create_topics(config: KafkaConfig) -> None:

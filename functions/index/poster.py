@@ -62,6 +62,10 @@ class Poster:
             return False
         return True
 
+    def close(self) -> None:
+        """Close the connections."""
+        self._pool.clear()
+
     def deliver(self, record: Record) -> Outcome:
         """Post the event that KafkaSource makes of the record until index has taken or refused it."""
         try:

@@ -102,7 +102,7 @@ class Replay:
                         self._note(done)
                     bar.total = reader.total or None
                     bar.update(reader.passed - bar.n)
-            except BaseException:
+            except KeyboardInterrupt:
                 self._poster.stop.set()
                 raise
             finally:
@@ -120,7 +120,7 @@ class Replay:
             first = f"; the first: {self.reasons[status]}" if status in self.reasons else ""
             lines.append(f"  {status}: {count:,}{first}")
         if self._poster.stop.is_set():
-            lines.append("stopped before the end, as index cannot take events now")
+            lines.append("stopped before the end, as index takes no events now; to repeat the replay is safe")
         return "\n".join(lines)
 
     def _deliver(self, record: Record) -> tuple[Record, Outcome]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import socket
 import time
 from collections.abc import Collection
 from typing import Any
@@ -84,8 +83,7 @@ class Member:
             self._leave()
 
     def _join(self) -> Any:
-        # A client that finds no broker leaves a thread and sockets behind, so look first.
-        _connect(self._config.kafka_bootstrap_servers)
+        kafka.require_reachable(self._config)
         reset = self._source.initial_offset
         consumer = kafka.consumer(self._config, [], self._source.group, auto_offset_reset=reset, **OPTIONS)
         kafka.keep_account(consumer, list(self._source.topics), self._offsets)
@@ -120,17 +118,3 @@ class Member:
                 self._consumer.close(autocommit=False, timeout_ms=round(_CLOSE_SECONDS * 1000))
             self._consumer = None
             self._offsets.assigned(())
-
-
-def _connect(servers: str) -> None:
-    """Raise the last server's OSError if none of the servers takes a connection."""
-    refusal = OSError("no servers")
-    for server in servers.split(","):
-        host, _, port = server.strip().rpartition(":") if ":" in server else (server, "", "9092")
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=2).close()
-        except OSError as error:
-            refusal = error
-        else:
-            return
-    raise refusal

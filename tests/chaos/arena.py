@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -16,8 +19,7 @@ from kafka.errors import KafkaError
 from tests.chaos.proxy import Proxy
 from tests.chaos.supervisor import Supervisor
 from tests.chaos.topic import Topics
-from tests.support import kafka
-from tests.support.kafka import ApacheKafka, Broker, free_port
+from tests.support.kafka import ApacheKafka, Broker, free_port, why_not
 from tests.support.local import ROOT
 from tests.support.tansu import Tansu
 
@@ -25,8 +27,22 @@ FUNCTIONS = ("ingest", "index", "query", "export")
 _SHORT_BACKOFF = "PT0.1S"
 
 
+class ProxiedKafka(ApacheKafka):
+    """Apache Kafka with a listener for ingest alone, whose advertised address is a proxy's."""
+
+    def __init__(self, directory: Path, proxy_port: int) -> None:
+        super().__init__(directory, listeners={"INGEST": "PLAINTEXT"})
+        advertised = f"PLAIN://{self.bootstrap},INGEST://127.0.0.1:{proxy_port}"
+        self._properties = self._properties | {"advertised.listeners": advertised}
+
+    @property
+    def ingest_port(self) -> int:
+        """Where the proxy finds the broker."""
+        return int(self.addresses["INGEST"].rpartition(":")[2])
+
+
 class Arena:
-    """A pipeline of processes with a proxy on every hop. `short` makes the source retry sooner than its manifest says."""
+    """A pipeline of processes with a proxy on every hop. `short` makes the source retry sooner."""
 
     def __init__(self, directory: Path, seed: str, *, short: bool) -> None:
         self.seed = seed
@@ -34,8 +50,10 @@ class Arena:
         self.short = short
         names = (*FUNCTIONS, "clickhouse", *(f"{name}-proxy" for name in ("ingest", "kafka", "index", "clickhouse")))
         self.ports = {name: free_port() for name in names}
-        self.why_tansu = kafka.why_not()
-        self.broker: Broker = self._broker()
+        self.why_tansu = why_not()
+        self.broker: Broker = (
+            Tansu() if self.why_tansu else ProxiedKafka(directory / "kafka", self.ports["kafka-proxy"])
+        )
         self.topics = Topics(self.broker.bootstrap)
         self.supervisor = Supervisor(directory, seed)
         self.proxies = {
@@ -56,17 +74,10 @@ class Arena:
         """A program's own address, past every proxy."""
         return f"http://127.0.0.1:{self.ports[name]}"
 
-    def _broker(self) -> Broker:
-        if self.why_tansu:
-            return Tansu()
-        broker = ApacheKafka(self.directory / "kafka", listeners={"INGEST": "PLAINTEXT"})
-        # Ingest has a listener of its own, and what is advertised there is the proxy.
-        advertised = f"PLAIN://{broker.bootstrap},INGEST://127.0.0.1:{self.ports['kafka-proxy']}"
-        return ApacheKafkaBehindProxy(broker, advertised)
-
     def _broker_port(self) -> int:
-        address = self.broker.ingest_address if isinstance(self.broker, ApacheKafkaBehindProxy) else ""
-        return int((address or self.broker.bootstrap).rpartition(":")[2])
+        if isinstance(self.broker, ProxiedKafka):
+            return self.broker.ingest_port
+        return int(self.broker.bootstrap.rpartition(":")[2])
 
     def _proxy(self, name: str, target: int, wakes: str = "") -> Proxy:
         async def wake() -> None:
@@ -99,7 +110,11 @@ class Arena:
         port = self.ports["clickhouse"]
         front = ["tests.support.clickhouse_front", "--path", str(self.directory / "clickhouse"), "--port", str(port)]
         self.supervisor.add("clickhouse", front, {}, port)
-        self.supervisor.add("migrate", ["functions.common.migrate"], common | direct)
+
+    def _migrate(self) -> None:
+        settings = {"CLICKHOUSE_HOST": "127.0.0.1", "CLICKHOUSE_PORT": str(self.ports["clickhouse"])}
+        command = [sys.executable, "-m", "functions.common.migrate"]
+        subprocess.run(command, cwd=ROOT, env=os.environ | settings, capture_output=True, check=True, timeout=60)
 
     def _manifests(self) -> Path:
         """The manifests with a shorter back-off: a short run cannot wait through a long one after each fault."""
@@ -113,11 +128,7 @@ class Arena:
     async def start(self) -> None:
         """Start everything but what starts on demand."""
         await asyncio.gather(asyncio.to_thread(self.start_broker), self.supervisor.ensure("clickhouse"))
-        await self.supervisor.ensure("migrate")
-        migration = self.supervisor.programs["migrate"].process
-        assert migration is not None
-        if await asyncio.to_thread(migration.wait, 60) != 0:
-            raise RuntimeError("the migration failed")
+        await asyncio.to_thread(self._migrate)
         for proxy in self.proxies.values():
             await proxy.up()
         await self.supervisor.ensure("source")
@@ -170,10 +181,6 @@ class Arena:
         for proxy in self.proxies.values():
             await proxy.down()
         await asyncio.to_thread(self.broker.kill)
-
-
-class ApacheKafkaBehindProxy(ApacheKafka):
-    """Filled in below."""
 
 
 @contextlib.asynccontextmanager

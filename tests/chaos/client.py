@@ -49,11 +49,10 @@ class Load:
         self.stopping.set()
         await asyncio.gather(*self._tasks)
 
-    def check(self) -> None:
-        """Raise what a client stumbled over."""
-        for task in self._tasks:
-            if task.done():
-                task.result()
+    @property
+    def failed(self) -> bool:
+        """Whether a client ended before it was told to: `stop` raises why."""
+        return any(task.done() for task in self._tasks)
 
 
 class Client:

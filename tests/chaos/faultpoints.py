@@ -53,10 +53,11 @@ def no_final() -> None:
 def no_dedupe() -> None:
     """A log has another identity each time it is sent."""
 
-    def anything(tenant: str, text: str) -> int:
+    def anything(*_: str) -> int:
         return random.getrandbits(64) >> identity.NUMBER_BITS << identity.NUMBER_BITS
 
-    identity.of_id = identity.of_batch = anything
+    for name in ("of_id", "of_batch"):
+        setattr(identity, name, anything)
 
 
 def commit_first() -> None:

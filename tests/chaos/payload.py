@@ -13,10 +13,11 @@ LEVELS = {"info": "INFO", "DEBUG": "DEBUG", "warning": "WARN", "err": "ERROR", "
 MAX_MESSAGE = 262_144
 SECOND = 1_000_000_000
 DAY = 86_400 * SECOND
-_WORDS = (
+_TEXT = (
     "payment declined checkout größe naïve Ωmega 東京 москва עברית 🦥 e\u0301 \u202eabc "
     "it's \"quoted\" back\\slash {json} %s a=b <tag> ${x} \u2028 \x00 \x1b[2J \r\n \t 'x' OR 1=1 -- = +cmd end"
-).split(" ")
+)
+_WORDS = _TEXT.split(" ")
 
 
 class Log(NamedTuple):

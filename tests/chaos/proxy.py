@@ -141,7 +141,8 @@ class Proxy:
 
 def _abort(writer: asyncio.StreamWriter) -> None:
     """End with a reset, and forget what is not sent yet."""
-    with contextlib.suppress(OSError):
+    # A socket that is closed already has no number any more, which is a ValueError.
+    with contextlib.suppress(OSError, ValueError):
         sock = writer.get_extra_info("socket")
         if sock is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from tests.support.local import ROOT
@@ -25,6 +25,7 @@ _LOOK_SECONDS = 0.1
 class Program:
     """What runs under a name: `python -m` with `arguments`. One that is kept is started again at once when it dies."""
 
+    name: str
     arguments: Sequence[str]
     settings: Mapping[str, str]
     port: int = 0
@@ -54,7 +55,7 @@ class Supervisor:
         self, name: str, arguments: Sequence[str], settings: Mapping[str, str], port: int = 0, *, kept: bool = False
     ) -> None:
         """Make a program known; does not start it."""
-        self.programs[name] = Program(arguments, settings, port, kept, usual=arguments)
+        self.programs[name] = Program(name, arguments, settings, port, kept, usual=arguments)
         self._locks[name] = asyncio.Lock()
 
     def watch(self) -> None:
@@ -96,9 +97,11 @@ class Supervisor:
             program.process.wait()
         self._reap(program)
 
-    async def replace(self, name: str, arguments: Sequence[str] = ()) -> None:
+    async def replace(self, name: str, arguments: Sequence[str] = (), *, for_good: bool = False) -> None:
         """Run something else under this name from the next start on, or again the usual; ends what runs."""
         program = self.programs[name]
+        if for_good:
+            program.usual = arguments
         if list(program.arguments) != list(arguments or program.usual):
             program.arguments = arguments or program.usual
             await self.stop(name)
@@ -139,6 +142,16 @@ class Supervisor:
                 if program.kept and not program.running and not self._locks[name].locked():
                     self._start(name)
             await asyncio.sleep(_LOOK_SECONDS)
+
+
+async def until(condition: Callable[[], bool], seconds: float) -> bool:
+    """Wait until the condition holds; say whether it did in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        await asyncio.sleep(0.03)
+    return True
 
 
 async def _listens(port: int) -> bool:

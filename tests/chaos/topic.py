@@ -9,6 +9,7 @@ import contextlib
 from collections.abc import Iterator
 
 import kafka
+import kafka.errors
 import msgspec
 
 GROUP = "torpor-index"
@@ -28,10 +29,8 @@ class Topics:
         with self._client() as client:
             partitions = _partitions(client, LOGS)
             ends = client.end_offsets(partitions, timeout_ms=_MILLISECONDS)
-            return sum(
-                ends[partition] - (client.committed(partition, timeout_ms=_MILLISECONDS) or 0)
-                for partition in partitions
-            )
+            done = sum(client.committed(partition, timeout_ms=_MILLISECONDS) or 0 for partition in partitions)
+            return int(sum(ends.values()) - done)
 
     def rewind(self) -> int:
         """Set the group to the earliest offsets and return how many records it will read again. No member may run."""
@@ -41,7 +40,7 @@ class Topics:
             ends = client.end_offsets(partitions, timeout_ms=_MILLISECONDS)
             offsets = {partition: kafka.OffsetAndMetadata(begins[partition], "", -1) for partition in partitions}
             client.commit(offsets, timeout_ms=_MILLISECONDS)
-            return sum(ends.values()) - sum(begins.values())
+            return int(sum(ends.values()) - sum(begins.values()))
 
     def dead_letter_ids(self, prefix: str) -> set[str]:
         """Trace ids, beginning with `prefix`, of all logs among the dead letters."""
@@ -73,7 +72,10 @@ class Topics:
 
 
 def _partitions(client: kafka.KafkaConsumer, topic: str) -> list[kafka.TopicPartition]:
-    return [kafka.TopicPartition(topic, number) for number in client.partitions_for_topic(topic) or ()]
+    # Nothing to look at would look like nothing left to do.
+    if not (numbers := client.partitions_for_topic(topic)):
+        raise kafka.errors.UnknownTopicOrPartitionError(topic)
+    return [kafka.TopicPartition(topic, number) for number in numbers]
 
 
 def _trace_ids(data: bytes) -> Iterator[str]:

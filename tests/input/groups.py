@@ -1,7 +1,9 @@
 """The classes in their order."""
 
+import functools
+
 from tests.input.case import Group
-from tests.input.corpus import documents, texts
+from tests.input.corpus import documents, packed, shapes, texts, times
 
 GROUPS = [
     Group("json bodies", documents.bodies),
@@ -13,5 +15,13 @@ GROUPS = [
     Group("encodings", texts.encodings),
     Group("event attributes", texts.event_attributes),
     Group("headers", texts.headers),
+    Group("bombs", packed.bombs),
+    Group("broken packages", packed.broken),
+    Group("content encodings", packed.encodings),
+    Group("sizes", shapes.sizes),
+    Group("numbers", shapes.numbers),
+    Group("types", shapes.types),
+    Group("content types", shapes.content_types),
+    Group("times", times.all_times),
 ]
-LONG_GROUPS: list[Group] = []
+LONG_GROUPS = [Group("400 days", functools.partial(shapes.many_days, 400))]

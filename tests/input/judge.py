@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
 import json
 import time
 from collections import defaultdict
@@ -14,6 +13,7 @@ import msgspec
 
 from tests.input.case import Case, Log
 from tests.input.client import Client
+from tests.input.corpus import clock
 
 ALWAYS = {"start_time": "1970-01-01T00:00:00Z", "end_time": "9223372036"}
 _SETTLE_SECONDS = 30.0
@@ -111,6 +111,4 @@ def _content(row: dict[str, Any]) -> tuple[object, ...]:
 
 
 def _moment(row: dict[str, Any]) -> int:
-    text = row["timestamp"]
-    seconds = datetime.datetime.fromisoformat(text[:19] + "+00:00")
-    return round(seconds.timestamp()) * 1_000_000_000 + int(text[20:29])
+    return clock.nanoseconds(row["timestamp"])

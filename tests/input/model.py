@@ -40,7 +40,9 @@ def is_json(document: bytes) -> bool:
 
 def fields(text: str) -> dict[str, str]:
     """The values of a JSON object as they are written. Raises ValueError if it is none."""
-    if not isinstance(_DECODER.decode(text), dict):
+    value = _DECODER.decode(text)
+    _whole(json.dumps(value, ensure_ascii=False))
+    if not isinstance(value, dict):
         raise ValueError("not an object")
     found: dict[str, str] = {}
     place = _skip(text, text.index("{") + 1)

@@ -136,6 +136,7 @@ def broker(monkeypatch: pytest.MonkeyPatch) -> Broker:
     broker = Broker()
     monkeypatch.setattr(kafka, "KafkaProducer", broker.producer)
     monkeypatch.setattr(kafka, "KafkaAdminClient", broker.admin)
+    monkeypatch.setattr("functions.common.kafka.require_reachable", lambda config: None)
     return broker
 
 

@@ -27,3 +27,9 @@ def ago(seconds: int) -> tuple[str, int]:
     """The moment so many seconds before the start of the run."""
     moment = _BEGAN + HOUR - seconds
     return text(moment), moment * 1_000_000_000
+
+
+def nanoseconds(text: str) -> int:
+    """Nanoseconds of a time as `recent` and the API write it."""
+    seconds = datetime.datetime.fromisoformat(text[:19] + "+00:00")
+    return round(seconds.timestamp()) * 1_000_000_000 + int(text[20:29])
