@@ -35,6 +35,14 @@ load: $(READY) ## Send generated logs to a running Torpor: RATE=1000 DURATION=60
 migrate: $(READY) ## Apply schema/ to the ClickHouse that CLICKHOUSE_HOST names
 	@$(PY) -m functions.common.migrate
 
+.PHONY: dead-letters
+dead-letters: $(READY) ## List, show or replay dead letters: ARGS="replay 0/3"
+	@$(PY) -m functions.index.dead_letters $(ARGS)
+
+.PHONY: replay
+replay: $(READY) ## Index a part of the log topic again: ARGS="--from -15m --dry-run"
+	@$(PY) -m functions.index.replay $(ARGS)
+
 .PHONY: rollup
 rollup: $(READY) ## Make missing rollups on the ClickHouse that CLICKHOUSE_HOST names
 	@$(PY) -m functions.common.rollup

@@ -189,6 +189,8 @@ class ClickHouse:
         except driver.Error as error:
             if error.code:
                 raise _EngineError(error.code, str(error)) from error
+            if (cause := _undecoded(error)) is not None:
+                raise cause from error
             raise ClickHouseUnavailable("ClickHouse does not answer") from error
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise ClickHouseUnavailable("ClickHouse does not answer") from error
@@ -201,6 +203,13 @@ class _EngineError(Exception):
         self.code = code
         self.text = " ".join(_NOISE.sub("", text).split())[:1000]
         super().__init__(self.text)
+
+
+def _undecoded(error: Exception) -> _EngineError | None:
+    """The error of the embedded engine that its client could not decode: it quotes input that is not UTF-8."""
+    cause = error.__cause__ or error.__context__
+    match = re.match(rb"Code: (\d+)", cause.object) if isinstance(cause, UnicodeDecodeError) else None
+    return _EngineError(int(match[1]), match.string.decode(errors="backslashreplace")) if match else None
 
 
 def _server_client(config: ClickHouseConfig) -> Client:

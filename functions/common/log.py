@@ -7,6 +7,7 @@ is lost. Variables go into `extra`, never into the text; no header and no body i
 from __future__ import annotations
 
 import logging
+import re
 import sys
 import time
 import traceback
@@ -14,6 +15,8 @@ import traceback
 import msgspec
 
 _STANDARD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
+# What JSON leaves as it is and a terminal obeys: DEL and the controls above it, line separators, changes of direction.
+_UNSEEN = re.compile("[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
 class JsonFormatter(logging.Formatter):
@@ -30,7 +33,8 @@ class JsonFormatter(logging.Formatter):
         line.update((key, value) for key, value in vars(record).items() if key not in _STANDARD)
         if record.exc_info and record.exc_info[1] is not None:
             line["exception"] = "".join(traceback.format_exception(record.exc_info[1]))
-        return msgspec.json.encode(line, enc_hook=str).decode()
+        text = msgspec.json.encode(line, enc_hook=str).decode()
+        return _UNSEEN.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def configure(level: str = "INFO") -> None:

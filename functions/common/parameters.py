@@ -17,10 +17,6 @@ METADATA = "metadata."
 MAX_SEARCH = 1000
 MAX_VALUES = 100
 
-_RELATIVE = re.compile(r"-(\d{1,6})([smhdw])", re.ASCII)
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
-_INTERVAL = re.compile(r"(\d{1,6})([smhdw])", re.ASCII)
-
 
 def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
@@ -116,9 +112,12 @@ def to_filter(parameters: SearchParameters, tenant: str, cursor: Cursor | None =
 
 def interval_seconds(text: str) -> int:
     """Seconds of an interval such as 30s, 5m, 1h or 1d."""
-    match = _INTERVAL.fullmatch({"minute": "1m", "hour": "1h", "day": "1d"}.get(text, text))
-    if not match or not (seconds := int(match[1]) * _UNITS[match[2]]):
-        raise BadRequest("bad parameter", {"interval": "expected a number and s, m, h, d or w, such as 5m"})
+    try:
+        seconds = timestamps.duration({"minute": "1m", "hour": "1h", "day": "1d"}.get(text, text))
+    except ValueError as error:
+        raise BadRequest("bad parameter", {"interval": str(error)}) from None
+    if not seconds:
+        raise BadRequest("bad parameter", {"interval": "longer than nothing, such as 5m"})
     return seconds
 
 
@@ -134,15 +133,10 @@ def _range(parameters: SearchParameters) -> tuple[int, int]:
 
 
 def _moment(name: str, value: str | int | float, now: int) -> int:
-    if value == "now":
-        return now
-    if isinstance(value, str) and (match := _RELATIVE.fullmatch(value)):
-        moment = now - int(match[1]) * _UNITS[match[2]] * timestamps.NANOSECONDS
-    else:
-        try:
-            moment = timestamps.parse(value)
-        except ValueError as error:
-            raise BadRequest("bad parameter", {name: str(error)}) from None
+    try:
+        moment = timestamps.parse_or_ago(value, now)
+    except ValueError as error:
+        raise BadRequest("bad parameter", {name: str(error)}) from None
     if not 0 <= moment < 1 << 63:
         raise BadRequest("bad parameter", {name: "outside the years 1970 to 2262"})
     return moment

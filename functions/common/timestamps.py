@@ -15,6 +15,9 @@ _TEXT = re.compile(
     r"(\d{4})-(\d\d)-(\d\d)[T t](\d\d):(\d\d)(?::(\d\d)(?:[.,](\d{1,9})\d*)?)?\s*(?:([Zz]|UTC)|([+-])(\d\d):?(\d\d))?",
     re.ASCII,
 )
+_DURATION = re.compile(r"(\d{1,6})([smhdw])", re.ASCII)
+_AGO = re.compile(r"-(\d{1,6}[smhdw])", re.ASCII)
+_SECONDS_OF = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 _DIGITS = re.compile(r"\d{1,19}", re.ASCII)
 _UTC = datetime.UTC
@@ -44,6 +47,23 @@ def parse(value: str | int | float) -> int:
         return value * unit
     # A float keeps about 16 digits, so more than microseconds would be made up.
     return round(value * (unit / 1000) if unit >= 1000 else value / 1000) * 1000
+
+
+def parse_or_ago(value: str | int | float, reference: int) -> int:
+    """What `parse` reads, and beside it `now`, and `-15m` for so long before `reference`. Raises ValueError."""
+    if value == "now":
+        return reference
+    if isinstance(value, str) and (match := _AGO.fullmatch(value)):
+        return reference - duration(match[1]) * NANOSECONDS
+    return parse(value)
+
+
+def duration(text: str) -> int:
+    """Seconds of a number and a unit: s, m, h, d or w. Raises ValueError."""
+    match = _DURATION.fullmatch(text)
+    if not match:
+        raise ValueError(f"{text[:64]!r} is not a number and s, m, h, d or w, such as 5m")
+    return int(match[1]) * _SECONDS_OF[match[2]]
 
 
 def iso(nanoseconds: int) -> str:

@@ -73,12 +73,16 @@ def show(config: KafkaConfig, number: str) -> int:
 
 @dataclasses.dataclass
 class Outcome:
-    """What a replay did: the number of letters that were published or would be, and why others were left."""
+    """What a replay did: how many letters it published, or would, and why others were left.
+
+    `missing` holds the numbers of those that were asked for and are yet to be found.
+    """
 
     published: int = 0
     repeated: int = 0
-    left: list[str] = dataclasses.field(default_factory=list)
-    found: set[str] = dataclasses.field(default_factory=set)
+    left: int = 0
+    reasons: list[str] = dataclasses.field(default_factory=list)
+    missing: set[str] = dataclasses.field(default_factory=set)
 
 
 async def replay(letters: Iterator[Letter], publisher: Publisher | None, topic: str, outcome: Outcome) -> None:
@@ -87,11 +91,13 @@ async def replay(letters: Iterator[Letter], publisher: Publisher | None, topic: 
     while batch := await asyncio.to_thread(lambda: list(itertools.islice(letters, TOGETHER))):
         events = []
         for letter in batch:
-            outcome.found.add(letter.number)
+            outcome.missing.discard(letter.number)
             try:
                 event = again(letter)
             except NotOurs as error:
-                outcome.left.append(f"{letter.number} {error}")
+                outcome.left += 1
+                if len(outcome.reasons) < NAMED:
+                    outcome.reasons.append(f"{letter.number} {error}")
                 continue
             # A line that was replayed and refused again lies there twice: without this, each replay would double it.
             mark = hashlib.blake2b(f"{letter.tenant}\0".encode() + letter.data, digest_size=16).digest()
@@ -109,7 +115,7 @@ async def replay_command(config: KafkaConfig, numbers: Sequence[str], dry: bool)
     """Replay the letters of these numbers, or all if there are none, and say what came of it."""
     config = dataclasses.replace(config, kafka_create_topics=False)
     publisher = None if dry else KafkaPublisher(config)
-    outcome, failure = Outcome(), ""
+    outcome, failure = Outcome(missing={number.replace(":", "/") for number in numbers}), ""
     if publisher:
         await publisher.start()
     try:
@@ -120,13 +126,12 @@ async def replay_command(config: KafkaConfig, numbers: Sequence[str], dry: bool)
     finally:
         if publisher:
             await publisher.stop()
-    print(f"{'would replay' if dry else 'replayed'} {outcome.published:,}, left {len(outcome.left):,}", end="")
+    print(f"{'would replay' if dry else 'replayed'} {outcome.published:,}, left {outcome.left:,}", end="")
     print(f", passed over {outcome.repeated:,} that lie there twice" if outcome.repeated else "")
-    for text in outcome.left[:NAMED]:
+    for text in outcome.reasons:
         print(f"  left {escaped(text)}")
-    missing = [number for number in (text.replace(":", "/") for text in numbers) if number not in outcome.found]
-    if failure or missing:
-        return _failed(failure or f"there is no dead letter {', '.join(missing)}")
+    if failure or outcome.missing:
+        return _failed(failure or f"there is no dead letter {', '.join(sorted(outcome.missing))}")
     return 1 if numbers and outcome.left else 0
 
 

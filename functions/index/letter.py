@@ -13,7 +13,7 @@ from functions.common.envelope import Envelope, Invalid, Record, read
 from functions.common.errors import NotOurs
 from functions.common.event import DEAD_LETTER_TYPE, TYPE, Event
 from functions.common.kafka import Headers
-from functions.common.record import decode
+from functions.index.salvage import fault
 
 HEAD_BYTES = 200
 _MARKS = ("knativeerror", "knativekafka")
@@ -117,8 +117,8 @@ def again(letter: Letter) -> tuple[str, bytes, Headers]:
     """
     kind = letter.attributes.get("type")
     if kind == DEAD_LETTER_TYPE and letter.tenant:
-        if fault := _fault(letter):
-            raise NotOurs(fault)
+        if reason := fault(letter.data, letter.tenant):
+            raise NotOurs(reason)
         event = Event.fresh(letter.tenant, letter.data)
         return event.id, event.data, event.kafka_headers()
     if kind == TYPE and letter.from_source:
@@ -136,19 +136,10 @@ def escaped(text: str, keep: str = "") -> str:
     )
 
 
-def _fault(letter: Letter) -> str:
-    """Why index would refuse the line for certain, if it would."""
-    try:
-        record = decode(letter.data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        return f"still not a row: {error}"
-    return "" if record.tenant == letter.tenant else "the row's tenant is not the event's"
-
-
 def _answer(data: str) -> str:
     """The text of an answer that KafkaSource kept: the detail of problem details, or else all of it."""
     try:
-        body = base64.b64decode(data)
+        body = base64.b64decode(data, validate=True)
     except ValueError:
         return data
     try:

@@ -22,13 +22,12 @@ from functions.common.config import ConfigError, environment, load, setting
 from functions.common.envelope import Record
 from functions.common.errors import TorporError
 from functions.common.kafka import KafkaConfig
+from functions.index.letter import escaped
 from functions.index.poster import IN_FLIGHT, Outcome, Poster
 from functions.index.topic import Offsets, Reader, parse_offsets
 
 _MILLISECOND = 1_000_000
 _NEVER = 1 << 63
-_AGO = re.compile(r"-(\d{1,6})([smhdw])", re.ASCII)
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,14 +130,12 @@ class Replay:
             self.statuses[outcome.status] += 1
             self.stored += outcome.stored
             if not outcome.stored:
-                self.reasons.setdefault(outcome.status, f"{record.partition}/{record.offset} {outcome.text}")
+                self.reasons.setdefault(outcome.status, f"{record.partition}/{record.offset} {escaped(outcome.text)}")
 
 
 def parse_time(text: str, now: int) -> int:
     """Nanoseconds of a time (RFC 3339, a number, or `-15m` before now). Raises ValueError."""
-    if match := _AGO.fullmatch(text):
-        return max(now - int(match[1]) * _UNITS[match[2]] * timestamps.NANOSECONDS, 0)
-    return timestamps.parse(text)
+    return max(timestamps.parse_or_ago(text, now), 0)
 
 
 def parse(arguments: Sequence[str]) -> tuple[Choice, bool]:

@@ -22,7 +22,7 @@ from functions.common.record import TABLE, decode
 log = logging.getLogger(__name__)
 _AT_ONCE = 100
 """Dead letters on their way at a time."""
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]+")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 
 
 async def salvage(event: Event, clickhouse: ClickHouse, publisher: Publisher, topic: str) -> None:
@@ -34,7 +34,7 @@ async def salvage(event: Event, clickhouse: ClickHouse, publisher: Publisher, to
     good: list[bytes] = []
     bad: list[tuple[bytes, BadRows]] = []
     for line in event.data.split(b"\n"):
-        if reason := _fault(line, event.tenant):
+        if reason := fault(line, event.tenant):
             bad.append((line, BadRows(reason)))
         elif line.strip():
             good.append(line)
@@ -49,12 +49,13 @@ async def salvage(event: Event, clickhouse: ClickHouse, publisher: Publisher, to
         log.error("lines went to the dead-letter topic", extra=extra)
 
 
-def _fault(line: bytes, tenant: str) -> str | None:
+def fault(line: bytes, tenant: str) -> str:
+    """Why a line is no row of the tenant's, whatever ClickHouse says; empty if it is one, or is blank."""
     try:
         record = decode(line)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        return f"not a row: {error}" if line.strip() else None
-    return None if record.tenant == tenant else "the row's tenant is not the event's"
+        return f"not a row: {error}" if line.strip() else ""
+    return "" if record.tenant == tenant else "the row's tenant is not the event's"
 
 
 async def _insert(lines: list[bytes], clickhouse: ClickHouse) -> list[tuple[bytes, BadRows]]:

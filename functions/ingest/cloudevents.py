@@ -13,7 +13,7 @@ import base64
 import re
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import unquote_to_bytes
 
 import msgspec
 
@@ -25,6 +25,7 @@ BATCHED = "application/cloudevents-batch+json"
 
 _REQUIRED = ("id", "source", "type")
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}", re.ASCII)
+_QUOTED, _ESCAPED = re.compile(r'"(?:[^"\\]|\\.)*"'), re.compile(r"\\(.)")
 # Values stay as they were sent: a number that is decoded and encoded again may be another.
 Fields = dict[str, msgspec.Raw]
 _object = msgspec.json.Decoder(Fields).decode
@@ -49,16 +50,23 @@ def records(headers: Mapping[str, str], kind: str, body: bytes) -> Numbered:
         else:
             events = [_binary(headers, kind, body)]
         return [(number, msgspec.json.encode(_record(number, event))) for number, event in enumerate(events, 1)]
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
         raise BadRequest(f"not a CloudEvent: {error}") from None
 
 
 def _binary(headers: Mapping[str, str], kind: str, body: bytes) -> Fields:
-    # Values are percent-encoded where a header could not hold them (HTTP binding 1.0, 3.1.3.2).
-    event = {name[3:]: _as_raw(unquote(value)) for name, value in headers.items() if name.startswith("ce-")}
+    event = {name[3:]: _as_raw(_attribute(value)) for name, value in headers.items() if name.startswith("ce-")}
     is_json = not kind or kind.endswith(("/json", "+json"))
     event["data"] = msgspec.json.decode(body, type=msgspec.Raw) if body and is_json else _as_raw(body.decode())
     return event
+
+
+def _attribute(value: str) -> str:
+    """The text of a header. Raises UnicodeError if it is not UTF-8: another character in an id is another log."""
+    # Quoted by older senders, percent-encoded where a header could not hold it (HTTP binding 1.0, 3.1.3.2).
+    if _QUOTED.fullmatch(value):
+        value = _ESCAPED.sub(r"\1", value[1:-1])
+    return unquote_to_bytes(value.encode("latin-1")).decode()
 
 
 def _record(number: int, event: Fields) -> dict[str, Any]:

@@ -110,7 +110,7 @@ class KafkaSource:
             await client.aclose()
 
     async def drained(self, at_least: Mapping[Partition, int], timeout: float) -> bool:
-        """Wait until everything up to the known ends of all partitions, and up to `at_least`, needs no more work.
+        """Wait until everything up to the known ends of its partitions, and up to `at_least`, needs no more work.
 
         `at_least` maps partitions to the offset after the last that counts. Returns False if the time is over first.
         """

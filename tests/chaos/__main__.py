@@ -30,6 +30,8 @@ ALWAYS = (
 LAST = "redeliver"
 _DRAWN = 4
 _SHORT_SECONDS, _LONG_SECONDS = 3.0, 30.0
+_GIVEN_UP_SECONDS = 10.0
+"""What a mutation has lost is not waited for any longer."""
 # The faults that show each mutation.
 SHOWN_BY = {"no-final": "client-resend", "no-dedupe": "client-resend", "commit-first": "kill-index"}
 
@@ -70,7 +72,7 @@ async def run(options: argparse.Namespace, names: list[str], directory: Path, *,
         if options.mutation:
             good = await mutated(made, options.mutation, seed, options.seconds)
             print(f"{options.mutation}: {'NOT NOTICED' if good else 'noticed'}", flush=True)
-        elif not options.mutations:
+        elif names or not options.mutations:
             good = await Campaign(made, seed, seconds=options.seconds, long=long).run(chosen)
         if options.mutations or not (names or options.mutation):
             good = await all_mutations(made, seed, options.seconds) and good
@@ -99,7 +101,7 @@ async def mutated(made: Arena, mutation: str, seed: str, seconds: float) -> bool
         await made.supervisor.replace(
             name, ("tests.chaos.faultpoints", name, "none", "0", "--mutation", mutation), for_good=True
         )
-    campaign = Campaign(made, f"{seed}/{mutation}", seconds=seconds, long=False)
+    campaign = Campaign(made, seed, seconds=seconds, long=False, label=f"{mutation}-", drain=_GIVEN_UP_SECONDS)
     return not (await campaign.round(SHOWN_BY[mutation])).problems
 
 

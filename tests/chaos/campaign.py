@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from tests.chaos.arena import Arena
 from tests.chaos.client import Load
 from tests.chaos.faults import FAULTS, Strikes
-from tests.chaos.judge import HEALTHY_SECONDS, Figures, drained, judge
+from tests.chaos.judge import DRAINED_SECONDS, HEALTHY_SECONDS, Figures, drained, judge
 from tests.chaos.ledger import Ledger
 from tests.chaos.payload import SECOND
 from tests.chaos.supervisor import until
@@ -34,8 +34,11 @@ class Round:
 class Campaign:
     """Rounds in one arena with one ledger."""
 
-    def __init__(self, arena: Arena, seed: str, *, seconds: float, long: bool) -> None:
+    def __init__(
+        self, arena: Arena, seed: str, *, seconds: float, long: bool, label: str = "", drain: float = DRAINED_SECONDS
+    ) -> None:
         self.arena, self.seed, self.seconds, self.long = arena, seed, seconds, long
+        self._label, self._drain = label, drain
         self.ledger = Ledger(arena.directory / "ledger.jsonl")
         # In the past, so that nothing of it is ahead of its time.
         self.base = time.time_ns() // SECOND * SECOND - 7200 * SECOND
@@ -51,7 +54,7 @@ class Campaign:
 
     async def round(self, name: str) -> Round:
         """Run one fault and print its line."""
-        prefix = f"{len(self.rounds):03d}-{name}-"
+        prefix = f"{self._label}{len(self.rounds):03d}-{name}-"
         load = Load(self.arena.ingest_url, self.ledger, f"{self.seed}/{name}", prefix, self.base)
         fault = FAULTS[name]
         strikes = Strikes(
@@ -89,7 +92,7 @@ class Campaign:
         self._phase = "drain"
         account = await asyncio.to_thread(self.ledger.read, load.prefix)
         began = time.monotonic()
-        if not await drained(self.arena, load, len(account.acked)):
+        if not await drained(self.arena, load, len(account.acked), self._drain):
             problems.append("what was acknowledged was not drained in time")
         drain = time.monotonic() - began
         self._phase = "judge"

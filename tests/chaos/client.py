@@ -24,6 +24,8 @@ MOST_ATTEMPTS = 200
 GIVE_UP_SECONDS = 150.0
 _LONGEST_PAUSE = 1.0
 _REMEMBERED = 2000
+_NAMED = 100
+"""Refused lines that an answer names."""
 
 
 class Load:
@@ -132,13 +134,13 @@ class Client:
         if answer.status_code not in (200, 400):
             raise RuntimeError(f"ingest answers {answer.status_code}: {answer.text[:300]}")
         report: dict[str, Any] = answer.json()
-        refused = {error["line"] for error in report["errors"]}
-        taken = [log for line, log in enumerate(logs, 1) if line not in refused]
-        bad = [log for line, log in enumerate(logs, 1) if line in refused]
-        if len(taken) != report["accepted"] or any(log.good for log in bad) or not all(log.good for log in taken):
+        taken = [log for log in logs if log.good]
+        lines = [line for line, log in enumerate(logs, 1) if not log.good]
+        named = [error["line"] for error in report["errors"]]
+        if (report["accepted"], report["rejected"], named) != (len(taken), len(lines), lines[:_NAMED]):
             raise RuntimeError(f"ingest answers other than it should: {answer.text[:300]}")
         await self.load.ledger.outcome("ok", [log.uid for log in taken])
-        await self.load.ledger.outcome("rejected", [log.uid for log in bad])
+        await self.load.ledger.outcome("rejected", [log.uid for log in logs if not log.good])
         self.load.acked += len(taken)
         self.taken(taken)
 

@@ -88,9 +88,9 @@ class View:
         return self.total - len(self.counts)
 
 
-async def drained(arena: Arena, load: Load, acked: int) -> bool:
+async def drained(arena: Arena, load: Load, acked: int, seconds: float) -> bool:
     """Wait until as many logs are found as were acknowledged and the source has nothing left."""
-    deadline = time.monotonic() + DRAINED_SECONDS
+    deadline = time.monotonic() + seconds
     async with _http() as http:
         await _up(arena)
         # More may be found than were acknowledged: what nobody got an answer to.

@@ -54,7 +54,7 @@ def make_bad(rng: random.Random, uid: str, service: str, timestamp: int) -> Log:
         "service is no text": good | {"service": 5},
         "no timestamp": {name: value for name, value in good.items() if name != "timestamp"},
         "too old": good | {"timestamp": timestamp - 60 * DAY},
-        "too new": good | {"timestamp": timestamp + 3 * DAY},
+        "too new": good | {"timestamp": timestamp + 30 * DAY},
         "too long": good | {"message": "x" * (MAX_MESSAGE + 1)},
         "long trace": good | {"trace_id": uid + "x" * 128},
     }

@@ -39,7 +39,7 @@ def test_every_function_has_the_same_files() -> None:
 # What a function must not load: it would pay for it at every cold start, and its image does not hold it.
 FOREIGN = {
     "ingest": {"clickhouse_connect", "fastapi", "pyarrow", "pandas", "chdb"},
-    "index": {"fastapi", "pyarrow", "pandas", "chdb"},
+    "index": {"tqdm", "fastapi", "pyarrow", "pandas", "chdb"},
     "query": {"kafka", "functions_framework", "pyarrow", "pandas", "chdb", "xxhash"},
     "export": {"kafka", "functions_framework", "pyarrow", "pandas", "chdb", "xxhash"},
 }

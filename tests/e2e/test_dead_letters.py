@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 import time
@@ -18,17 +19,19 @@ import pytest
 from kafka import KafkaProducer
 
 from functions.common.config import load
+from functions.common.errors import KafkaUnavailable
 from functions.common.event import Event
 from functions.common.kafka import Headers, KafkaConfig, create_topics
 from functions.common.record import Record, encode
+from functions.index import topic
 from functions.index.topic import Reader
 from tests.e2e.conftest import APACHE
 from tests.support import clickhouse_front, kafka
 from tests.support.kafka import ApacheKafka, Broker, free_port
 from tests.support.local import ROOT
 from tests.support.processes import FunctionProcess, function
+from tests.support.sink import Sink
 from tests.support.tansu import Tansu
-from tests.unit.test_dead_letters import Sink
 
 PARTITIONS = 3
 IMPATIENT = {"retry: 10": "retry: 1", "PT0.5S": "PT0.05S", "torpor-index": "impatient"}
@@ -154,13 +157,13 @@ def unique(name: str) -> str:
     return f"{name}-{uuid.uuid4().hex[:8]}"
 
 
-def publish(settings: Settings, topic: str, *records: tuple[bytes, Headers], partition: int = 0) -> list[int]:
+def publish(settings: Settings, to: str, *records: tuple[bytes, Headers], partition: int = 0) -> list[int]:
     """Publish records to one partition, together, and return their offsets."""
     servers = settings["KAFKA_BOOTSTRAP_SERVERS"]
     with contextlib.closing(
         KafkaProducer(bootstrap_servers=servers, acks="all", enable_idempotence=False, linger_ms=50)
     ) as producer:
-        sent = [producer.send(topic, value, headers=headers, partition=partition) for value, headers in records]
+        sent = [producer.send(to, value, headers=headers, partition=partition) for value, headers in records]
         return [one.get(timeout=20).offset for one in sent]
 
 
@@ -314,17 +317,17 @@ def counter(process: FunctionProcess, name: str) -> float:
 
 def test_a_replay_of_the_whole_topic_changes_no_count(settings: Settings, functions: Functions) -> None:
     service = unique("whole")
-    topic = {**settings, "KAFKA_TOPIC": service, "INDEX_URL": functions.index.url}
-    create_topics(load(KafkaConfig, topic))
+    named = {**settings, "KAFKA_TOPIC": service, "INDEX_URL": functions.index.url}
+    create_topics(load(KafkaConfig, named))
     for partition in range(PARTITIONS):
         publish(settings, service, *(event(rows(f"{service}-{n % 4}", 100)) for n in range(40)), partition=partition)
-    first = command("replay", topic, "--all")
+    first = command("replay", named, "--all")
     assert first.returncode == 0 and "stored  120 events" in first.stdout, first
     before = [functions.counts(service=f"{service}-{number}") for number in range(4)]
     assert sum(counts[0] for counts in before) == 12_000
     everything = functions.counts()
     for _ in range(2):
-        again = command("replay", topic, "--all")
+        again = command("replay", named, "--all")
         assert again.returncode == 0 and "posted  120 events, 12,000 logs" in again.stdout, again
     assert [functions.counts(service=f"{service}-{number}") for number in range(4)] == before
     assert functions.counts() == everything
@@ -335,15 +338,15 @@ def test_a_replay_of_the_whole_topic_changes_no_count(settings: Settings, functi
 
 
 def test_a_replay_posts_exactly_what_was_asked_for(settings: Settings, tmp_path: Path) -> None:
-    topic = unique("parts")
-    named = {**settings, "KAFKA_TOPIC": topic}
+    name = unique("parts")
+    named = {**settings, "KAFKA_TOPIC": name}
     create_topics(load(KafkaConfig, named))
     marks = []
     ids: dict[str, list[str]] = {}
     for part in ("a", "b", "c"):
         for partition in range(PARTITIONS):
             events = [event(row(part, number)) for number in range(10)]
-            publish(settings, topic, *events, partition=partition)
+            publish(settings, name, *events, partition=partition)
             ids.setdefault(part, []).extend(dict(headers)["ce_id"].decode() for _, headers in events)
         time.sleep(0.05)
         marks.append(f"{time.time_ns() // 10**6}")
@@ -375,10 +378,10 @@ def test_a_replay_posts_exactly_what_was_asked_for(settings: Settings, tmp_path:
 
 
 def test_a_replay_that_index_refuses_or_cannot_reach_says_so_and_fails(settings: Settings) -> None:
-    topic = unique("refused")
-    named = {**settings, "KAFKA_TOPIC": topic}
+    name = unique("refused")
+    named = {**settings, "KAFKA_TOPIC": name}
     create_topics(load(KafkaConfig, named))
-    publish(settings, topic, event(row("refused", 1)), event(row("refused", 2)))
+    publish(settings, name, event(row("refused", 1)), event(row("refused", 2)))
     with Sink(422).running() as sink:
         done = command("replay", {**named, "INDEX_URL": sink.url}, "--all")
         assert done.returncode == 1
@@ -395,19 +398,36 @@ def test_a_replay_that_index_refuses_or_cannot_reach_says_so_and_fails(settings:
 
 
 def test_a_pass_over_a_topic_ends_at_its_end_while_others_write_on(settings: Settings) -> None:
-    topic = unique("growing")
-    config = load(KafkaConfig, {**settings, "KAFKA_TOPIC": topic})
+    name = unique("growing")
+    config = load(KafkaConfig, {**settings, "KAFKA_TOPIC": name})
     create_topics(config)
-    publish(settings, topic, *(event(row("growing", number)) for number in range(100)))
-    reader = Reader(config, topic)
+    publish(settings, name, *(event(row("growing", number)) for number in range(100)))
+    reader = Reader(config, name)
     read = 0
     for _ in reader:
         read += 1
         if read % 10 == 1 and read <= 200:
-            publish(settings, topic, event(row("growing", read)))
+            publish(settings, name, event(row("growing", read)))
     assert read == 100
     assert (reader.passed, reader.total) == (100, 100)
-    assert len(list(Reader(config, topic))) == 110
+    assert len(list(Reader(config, name))) == 110
+
+
+def test_a_pass_over_a_topic_does_not_wait_for_ever_for_a_broker_that_stands_still(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(topic, "SILENCE", 1.0)
+    with Tansu() as broker:
+        named = {"KAFKA_BOOTSTRAP_SERVERS": broker.bootstrap}
+        config = load(KafkaConfig, named)
+        create_topics(config)
+        for _ in range(10):
+            publish(named, "logs", (os.urandom(900_000), []))
+        records = iter(Reader(config, "logs"))
+        next(records)
+        broker.pause()
+        with pytest.raises(KafkaUnavailable, match="has sent nothing of logs"):
+            list(records)
 
 
 def test_an_empty_topic_has_no_dead_letters(settings: Settings) -> None:

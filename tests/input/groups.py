@@ -3,7 +3,7 @@
 import functools
 
 from tests.input.case import Group
-from tests.input.corpus import documents, packed, shapes, texts, times
+from tests.input.corpus import documents, events, files, packed, searches, shapes, texts, times, wire
 
 GROUPS = [
     Group("json bodies", documents.bodies),
@@ -23,5 +23,14 @@ GROUPS = [
     Group("types", shapes.types),
     Group("content types", shapes.content_types),
     Group("times", times.all_times),
+    Group("http bodies", wire.bodies),
+    Group("http heads", wire.heads),
+    Group("events to ingest", events.to_ingest),
+    Group("events to index", events.to_index),
+    Group("formulas", files.formulas),
+    Group("files", lambda: files.Files().cases(), needs="formulas", parallel=1),
+    Group("filters", searches.filters, needs="texts everywhere"),
+    Group("parameters", searches.parameters),
+    Group("searches", searches.abuse),
 ]
 LONG_GROUPS = [Group("400 days", functools.partial(shapes.many_days, 400))]

@@ -85,6 +85,8 @@ def _log(texts: Mapping[str, str], metadata: dict[str, str], line: int, time: in
         metadata = {"id": texts["id"], **metadata}
     if len(json.dumps([message, metadata], ensure_ascii=False).encode()) > MAX_ROW:
         return None
+    if metadata.get("level") == "-0":
+        metadata["level"] = "0"  # a whole number as a level is a number
     entries = tuple(metadata.items())
     return Log(service, message, _LEVELS.get(level.lower(), "INFO"), entries, trace, span, time, line)
 

@@ -7,9 +7,11 @@ import dataclasses
 from functions.common.clickhouse import ClickHouseConfig
 from functions.common.config import settings
 from functions.common.host import HostConfig
+from functions.common.kafka import KafkaConfig
 from functions.common.migrate import SchemaConfig
 from functions.export import function as export
 from functions.index import function as index
+from functions.index import replay
 from functions.ingest import function as ingest
 from functions.local.compose import LocalConfig
 from functions.local.load import Config as LoadConfig
@@ -30,6 +32,8 @@ HOLDERS = {
     "query": query.Config,
     "export": export.Config,
     "migrate": MigrateConfig,
+    "replay": replay.Config,
+    "dead-letters": KafkaConfig,
     "run": LocalConfig,
     "load": LoadConfig,
 }

@@ -5,12 +5,9 @@ from __future__ import annotations
 import base64
 import contextlib
 import dataclasses
-import http.server
-import json
 import sys
-import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
@@ -28,6 +25,7 @@ from functions.index.poster import Poster
 from functions.index.replay import Choice, Replay, parse, parse_time
 from functions.index.topic import parse_offsets
 from tests.support.memory import MemoryPublisher
+from tests.support.sink import Sink
 
 LOG = encode(Log("acme", "1769860800123456789", "shop", "INFO", "hello", {}, "", "", 7))
 
@@ -94,6 +92,10 @@ def test_the_reason_of_what_the_source_left_is_the_answer_that_it_got(answer: by
     assert (letter.reason, letter.origin_id, letter.origin) == (reason, "one", "3/9")
 
 
+def test_an_answer_that_is_kept_as_plain_text_is_told_as_it_is() -> None:
+    assert left_by_source(b"", knativeerrordata="not taken, sorry").reason == "not taken, sorry"
+
+
 def test_a_record_that_is_no_cloudevent_is_listed_too() -> None:
     letter = read_letter(Record([("x", None)], None))
     assert (letter.tenant, letter.data) == ("", b"")
@@ -122,7 +124,7 @@ def test_an_event_that_the_source_left_becomes_what_it_was() -> None:
 @pytest.mark.parametrize(
     ("letter", "why"),
     [
-        (left_by_index(b'{"tenant":'), "still not a row"),
+        (left_by_index(b'{"tenant":'), "not a row"),
         (left_by_index(LOG.replace(b"acme", b"evil")), "tenant"),
         (left_by_source(type="dev.knative.kafka.event"), "type dev.knative.kafka.event"),
         (left_by_source(tenant=""), "ce-tenant"),
@@ -140,7 +142,8 @@ async def test_a_replay_publishes_each_log_once_and_names_what_it_leaves() -> No
     letters = [left_by_index(), left_by_index(), left_by_index(b"{"), left_by_source(type="other")]
     await replay(iter(letters), publisher, "logs", outcome)
     assert [(topic, value) for topic, _, value, _ in publisher.records] == [("logs", LOG)]
-    assert (outcome.published, outcome.repeated, len(outcome.left)) == (1, 1, 2)
+    assert (outcome.published, outcome.repeated, outcome.left) == (1, 1, 2)
+    assert [text.split()[0] for text in outcome.reasons] == ["2/17", "2/17"]
 
 
 async def test_a_dry_replay_publishes_nothing_and_counts_the_same() -> None:
@@ -222,42 +225,6 @@ def test_the_choice_is_of_offsets_or_of_time() -> None:
 def test_a_choice_that_is_none_ends_the_command(arguments: list[str]) -> None:
     with pytest.raises(SystemExit):
         parse(arguments)
-
-
-class Sink:
-    """An HTTP server that answers each post with the next of `statuses`, the last of them for ever."""
-
-    def __init__(self, *statuses: int) -> None:
-        self.posts: list[tuple[dict[str, str], bytes]] = []
-        sink = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["content-length"]))
-                status = statuses[min(len(sink.posts), len(statuses) - 1)]
-                sink.posts.append(({name.lower(): value for name, value in self.headers.items()}, body))
-                text = b"" if status == 204 else json.dumps({"detail": f"this is {status}"}).encode()
-                self.send_response(status)
-                self.send_header("content-length", str(len(text)))
-                self.end_headers()
-                self.wfile.write(text)
-
-            def log_message(self, format: str, *args: object) -> None:
-                """Say nothing."""
-
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}/"
-
-    @contextlib.contextmanager
-    def running(self) -> Iterator[Sink]:
-        thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield self
-        finally:
-            self._server.shutdown()
-            self._server.server_close()
-            thread.join()
 
 
 EVENT = Record(Event("ü", "acme", LOG).kafka_headers())

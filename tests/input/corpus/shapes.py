@@ -47,7 +47,7 @@ def _large() -> Iterator[tuple[str, bytes]]:
     yield "a line of 10 MB", b'{"service":"s","message":"%b"}' % (b"m" * 10_000_000)
     yield "a line of 10 MB that is no JSON", b"x" * 10_000_000
     yield "a service of 1 MiB", b'{"service":"%b"}' % (b"s" * MEBI)
-    yield "an id of 900 KB", b'{"service":"s","timestamp":%d,"id":"%b"}' % (1, b"i" * 900_000)
+    yield "an id of 1 MB", b'{"service":"s","timestamp":1,"id":"%b"}' % (b"i" * 1_000_000)
     yield "escapes", b'{"service":"s","message":"%b"}' % (b"\\u0001" * 200_000)
 
 
