@@ -1,4 +1,4 @@
-"""Kafka: the one file that knows its client.
+"""Kafka, the writing side. With kafka_consumer.py the one place that knows Kafka's client.
 
 The producer keeps to what was measured to be safe: no idempotence (the client's idempotent producer can wedge for
 ever after one stall of the broker), one request in flight, `acks=all`, and no buffer of its own to grow: callers wait
@@ -11,7 +11,7 @@ import asyncio
 import dataclasses
 import logging
 import socket
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -29,14 +29,6 @@ log = logging.getLogger(__name__)
 Headers = list[tuple[str, bytes]]
 Partition = tuple[str, int]
 """A topic's name and the number of one of its partitions."""
-KafkaError = kafka.errors.KafkaError
-OffsetOutOfRangeError = kafka.errors.OffsetOutOfRangeError
-_REBALANCING = (
-    kafka.errors.CommitFailedError,
-    kafka.errors.IllegalGenerationError,
-    kafka.errors.RebalanceInProgressError,
-    kafka.errors.UnknownMemberIdError,
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +99,7 @@ class KafkaPublisher:
         # send() may block while it fetches metadata, so it runs beside the loop.
         self._threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="kafka-send")
         self._timeouts = 0
-        self.acknowledged: dict[tuple[str, int], int] = {}
+        self.acknowledged: dict[Partition, int] = {}
 
     async def start(self) -> None:
         """Begin to connect; do not wait for it."""
@@ -148,7 +140,8 @@ class KafkaPublisher:
             self._note_failure(producer, error)
             raise KafkaUnavailable(f"Kafka did not acknowledge: {type(error).__name__}") from error
         self._timeouts = 0
-        self.acknowledged[topic, record.partition] = record.offset + 1
+        place = topic, record.partition
+        self.acknowledged[place] = max(self.acknowledged.get(place, 0), record.offset + 1)
 
     async def stop(self) -> None:
         """Send what is under way and disconnect."""
@@ -247,124 +240,6 @@ def create_topics(config: KafkaConfig) -> None:
             log.info("created topic", extra={"topic": name, "partitions": wanted[name]})
     finally:
         admin.close()
-
-
-def consumer(config: KafkaConfig, topics: list[str], group: str | None, **options: Any) -> kafka.KafkaConsumer:
-    """A consumer of `topics` in `group`, if any, that commits only when told to.
-
-    Not to be used by two threads at once.
-    """
-    return kafka.KafkaConsumer(*topics, **config.connection(), group_id=group, enable_auto_commit=False, **options)
-
-
-class Account(Protocol):
-    """Keeps account of a consumer's partitions. Is called on the client's own thread, at any time."""
-
-    def assigned(self, partitions: Collection[Partition]) -> None:
-        """These are the consumer's, and no others. It goes on where it was in those that it had before."""
-
-    def done(self, partitions: Collection[Partition]) -> Mapping[Partition, int]:
-        """The offsets to commit of partitions that may go."""
-
-    def lost(self, partitions: Collection[Partition]) -> None:
-        """These are no longer the consumer's, and nothing can be committed."""
-
-
-def first_offsets(consumer: kafka.KafkaConsumer, topic: str, since: int = 0) -> dict[int, int | None]:
-    """The first offset of each partition of the topic; empty if there is no such topic.
-
-    With `since`, in milliseconds since 1970, no record of that time or later comes before the offset, and the offset
-    is None if there is no such record.
-    """
-    partitions = [kafka.TopicPartition(topic, number) for number in consumer.partitions_for_topic(topic)]
-    if not partitions:
-        return {}
-    offsets: dict[int, int | None] = {p.partition: first for p, first in consumer.beginning_offsets(partitions).items()}
-    if since:
-        for partition, found in consumer.offsets_for_times(dict.fromkeys(partitions, since)).items():
-            offsets[partition.partition] = max(offsets[partition.partition] or 0, found.offset) if found else None
-    return offsets
-
-
-def read_from(consumer: kafka.KafkaConsumer, offsets: Mapping[Partition, int]) -> None:
-    """Let a consumer that is in no group read these partitions from these offsets on."""
-    partitions = {kafka.TopicPartition(*partition): offset for partition, offset in offsets.items()}
-    consumer.assign(list(partitions))
-    for partition, offset in partitions.items():
-        consumer.seek(partition, offset)
-
-
-def keep_account(consumer: kafka.KafkaConsumer, topics: list[str], account: Account) -> None:
-    """Subscribe to the topics; the account is told of every rebalance, and what is done is committed before one."""
-    consumer.subscribe(topics, listener=_Rebalance(consumer, account))
-
-
-def poll(consumer: kafka.KafkaConsumer, timeout: float, limit: int, paused: Collection[Partition]) -> list[Any]:
-    """Up to `limit` new records, none of a paused partition; waits for the first one up to `timeout` seconds."""
-    assigned = consumer.assignment()
-    held = {partition for partition in assigned if partition in paused}
-    consumer.pause(*held)
-    consumer.resume(*(assigned - held))
-    # The client (3.0.12) puts aside what it has parsed of a paused partition, and takes it up again only at the begin
-    # of a poll, and only if nothing is in this place. It leaves a drained rest there, and would never come to it.
-    polled = consumer.poll(timeout_ms=0, max_records=limit)
-    if not polled:
-        consumer._fetcher._next_partition_records = consumer._fetcher._next_partition_records or None
-        polled = consumer.poll(timeout_ms=round(timeout * 1000), max_records=limit)
-    return [record for records in polled.values() for record in records]
-
-
-def progress(consumer: kafka.KafkaConsumer) -> dict[Partition, tuple[int, int | None]]:
-    """Position of the consumer and end of each of its partitions as of the last fetch. Does not wait for Kafka.
-
-    A partition is missing as long as its position is unknown, and its end is None before its first fetch.
-    """
-    places = {}
-    for partition in consumer.assignment():
-        try:
-            position, end = consumer.position(partition, timeout_ms=0), consumer.highwater(partition)
-        except (kafka.errors.IllegalStateError, KeyError):
-            continue  # it went just now
-        if position is not None:
-            places[partition.topic, partition.partition] = position, end
-    return places
-
-
-def commit(consumer: kafka.KafkaConsumer, offsets: Mapping[Partition, int], timeout: float) -> None:
-    """Commit the next offset to read of each partition. Raises KafkaError if Kafka does not answer in time.
-
-    Does nothing while partitions are given out anew: records may then be read twice.
-    """
-    try:
-        consumer.commit(_committable(offsets), timeout_ms=round(timeout * 1000))
-    except _REBALANCING:
-        log.info("offsets are not committed during a rebalance")
-
-
-class _Rebalance(kafka.AsyncConsumerRebalanceListener):  # type: ignore[misc]  # the client has no types
-    def __init__(self, consumer: kafka.KafkaConsumer, account: Account) -> None:
-        self._consumer = consumer
-        self._account = account
-
-    async def on_partitions_revoked(self, revoked: set[Partition]) -> None:
-        if offsets := self._account.done(revoked):
-            try:
-                await self._consumer.commit_async(_committable(offsets))
-            except (kafka.errors.KafkaError, RuntimeError) as error:
-                log.warning("offsets of revoked partitions are not committed", extra={"error": str(error)})
-
-    async def on_partitions_assigned(self, assigned: set[Partition]) -> None:
-        self._account.assigned(assigned)
-
-    async def on_partitions_lost(self, lost: set[Partition]) -> None:
-        self._account.lost(lost)
-
-
-def _committable(offsets: Mapping[Partition, int]) -> dict[kafka.TopicPartition, kafka.OffsetAndMetadata]:
-    return {
-        kafka.TopicPartition(*partition): kafka.OffsetAndMetadata(offset, "", -1)
-        for partition, offset in offsets.items()
-    }
 
 
 def _close(producer: kafka.KafkaProducer) -> None:

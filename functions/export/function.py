@@ -46,6 +46,10 @@ class Config:
         return {
             "max_execution_time": self.query_timeout,
             "max_memory_usage": self.query_memory_bytes,
+            # Rows that are larger than those before must not make a page of gigabytes. ClickHouse then stops early:
+            # the page is shorter, never empty, and the next one goes on behind it.
+            "max_result_bytes": _PAGE_BYTES,
+            "result_overflow_mode": "break",
             **search.ROW_SETTINGS,
         }
 

@@ -12,10 +12,11 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from functions.common import kafka
+from functions.common import kafka_consumer
 from functions.common.envelope import Record
 from functions.common.errors import KafkaUnavailable, NotFound
-from functions.common.kafka import KafkaConfig, KafkaError
+from functions.common.kafka import KafkaConfig, Partition
+from functions.common.kafka_consumer import KafkaError
 
 Offsets = Mapping[int, Sequence[range]]
 """The offsets that are wanted, by the number of their partition."""
@@ -88,12 +89,12 @@ class Reader:
         Raises NotFound if the topic, a partition or an offset is not there, KafkaUnavailable if Kafka is not.
         """
         try:
-            consumer = kafka.consumer(self._config, [], None, **_OPTIONS)
+            consumer = kafka_consumer.consumer(self._config, [], None, **_OPTIONS)
             try:
                 yield from self._read(consumer)
             finally:
                 consumer.close(autocommit=False, timeout_ms=2000)
-        except kafka.OffsetOutOfRangeError as error:
+        except kafka_consumer.OffsetOutOfRangeError as error:
             raise NotFound(f"{self._topic} has no such offset: {error}") from error
         except KafkaError as error:
             raise KafkaUnavailable(f"Kafka cannot be read: {type(error).__name__} {error}".strip()) from error
@@ -103,9 +104,9 @@ class Reader:
         silent_since = time.monotonic()
         while not self._done():
             passed = {(self._topic, number) for number in self._starts if self._passed(number)}
-            records = kafka.poll(consumer, _POLL_SECONDS, _POLL_RECORDS, passed)
+            records = kafka_consumer.poll(consumer, _POLL_SECONDS, _POLL_RECORDS, passed)
             before = dict(self._positions), dict(self._stops)
-            self._note(kafka.progress(consumer))
+            self._note(kafka_consumer.progress(consumer))
             yield from filter(self._wanted, records)
             # Whoever takes the records may take a long time for it.
             if records or before != (self._positions, self._stops):
@@ -114,7 +115,7 @@ class Reader:
                 raise KafkaUnavailable(f"Kafka has sent nothing of {self._topic} for {SILENCE:.0f} seconds")
 
     def _begin(self, consumer: Any) -> None:
-        first = kafka.first_offsets(consumer, self._topic, self._since)
+        first = kafka_consumer.first_offsets(consumer, self._topic, self._since)
         if not first:
             raise NotFound(f"Kafka has no topic {self._topic}")
         if missing := sorted((self._offsets or {}).keys() - first.keys()):
@@ -123,9 +124,9 @@ class Reader:
             if offset is not None and (self._offsets is None or number in self._offsets):
                 self._starts[number] = max(offset, min(wanted.start for wanted in self._ranges(number)))
         if self._starts:
-            kafka.read_from(consumer, {(self._topic, number): start for number, start in self._starts.items()})
+            kafka_consumer.read_from(consumer, {(self._topic, number): start for number, start in self._starts.items()})
 
-    def _note(self, progress: Mapping[kafka.Partition, tuple[int, int | None]]) -> None:
+    def _note(self, progress: Mapping[Partition, tuple[int, int | None]]) -> None:
         for (_, number), (position, end) in progress.items():
             self._positions[number] = position
             if end is not None and number not in self._stops:

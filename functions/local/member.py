@@ -11,8 +11,8 @@ import time
 from collections.abc import Collection
 from typing import Any
 
-from functions.common import kafka
-from functions.common.kafka import KafkaConfig, Partition
+from functions.common import kafka_consumer
+from functions.common.kafka import KafkaConfig, Partition, require_reachable
 from functions.local.manifests import Source
 from functions.local.offsets import Offsets
 
@@ -70,7 +70,7 @@ class Member:
         """Commit what is finished; what did not change is committed again, which shows whether Kafka is there."""
         if self._consumer and (done := self._offsets.done()):
             try:
-                kafka.commit(self._consumer, done, _COMMIT_SECONDS)
+                kafka_consumer.commit(self._consumer, done, _COMMIT_SECONDS)
             except Exception as error:  # noqa: BLE001  if the client cannot go on, it will not poll either
                 self._note(error)
             else:
@@ -83,10 +83,10 @@ class Member:
             self._leave()
 
     def _join(self) -> Any:
-        kafka.require_reachable(self._config)
+        require_reachable(self._config)
         reset = self._source.initial_offset
-        consumer = kafka.consumer(self._config, [], self._source.group, auto_offset_reset=reset, **OPTIONS)
-        kafka.keep_account(consumer, list(self._source.topics), self._offsets)
+        consumer = kafka_consumer.consumer(self._config, [], self._source.group, auto_offset_reset=reset, **OPTIONS)
+        kafka_consumer.keep_account(consumer, list(self._source.topics), self._offsets)
         self._note(None)
         return consumer
 
@@ -97,11 +97,11 @@ class Member:
             # Records of one partition wait for each other: a share for each partition, so that none takes all room.
             limit = min(room, MAX_RECORDS // len(assigned)) if assigned else 1
         timeout = _BUSY_POLL_SECONDS if busy else _POLL_SECONDS
-        records = kafka.poll(consumer, timeout, max(1, limit), busy if room > 0 else assigned)
+        records = kafka_consumer.poll(consumer, timeout, max(1, limit), busy if room > 0 else assigned)
         for record in records:
             self._offsets.took((record.topic, record.partition), record.offset)
         epoch = self._offsets.epoch
-        self._offsets.reached(epoch, kafka.progress(consumer))
+        self._offsets.reached(epoch, kafka_consumer.progress(consumer))
         return records
 
     def _note(self, error: Exception | None) -> None:

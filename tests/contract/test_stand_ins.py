@@ -11,7 +11,8 @@ import pytest
 from functions.common.clickhouse import ClickHouse
 from functions.common.errors import BadRows, ClickHouseUnavailable, KafkaUnavailable
 from functions.common.event import Event
-from functions.common.kafka import KafkaConfig, KafkaPublisher, Publisher, consumer
+from functions.common.kafka import KafkaConfig, KafkaPublisher, Publisher
+from functions.common.kafka_consumer import consumer
 from functions.common.record import TABLE
 from tests.support.engine import fresh_database
 from tests.support.memory import MemoryClickHouse, MemoryPublisher

@@ -20,16 +20,8 @@ from kafka.errors import (
 
 from functions.common.errors import KafkaUnavailable
 from functions.common.event import MAX_RECORD_BYTES
-from functions.common.kafka import (
-    KafkaConfig,
-    KafkaPublisher,
-    Partition,
-    commit,
-    consumer,
-    create_topics,
-    keep_account,
-    progress,
-)
+from functions.common.kafka import KafkaConfig, KafkaPublisher, Partition, create_topics
+from functions.common.kafka_consumer import commit, consumer, keep_account, progress
 
 CONFIG = KafkaConfig(kafka_create_topics=False)
 OF_PRODUCERS = kafka.KafkaProducer.DEFAULT_CONFIG.keys()
