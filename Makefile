@@ -55,6 +55,10 @@ test: $(READY) ## Unit, contract and end-to-end tests on the embedded parts
 test-kafka: $(READY) ## End-to-end tests on Apache Kafka (needs Java 17 and Maven)
 	TEST_KAFKA=apache $(PY) -m pytest -m "not large" tests/kafka tests/e2e
 
+.PHONY: test-input
+test-input: $(READY) ## Bad input of every kind against running parts; prints a line a class
+	$(PY) -m tests.input
+
 .PHONY: test-large
 test-large: $(READY) ## Export a million logs; prints memory and time
 	$(PY) -m pytest -s -m large tests/e2e

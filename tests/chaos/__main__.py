@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import os
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -63,6 +64,10 @@ async def run(options: argparse.Namespace, names: list[str], directory: Path, *,
     """Run what the options ask for; say whether all went as it should."""
     started = time.monotonic()
     seed: str = options.seed
+    task = asyncio.current_task()
+    assert task is not None
+    # Whoever ends the campaign ends its processes.
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     async with arena(directory, seed, short=not long) as made:
         if made.why_tansu:
             print(f"on the embedded broker, which forgets when it is killed: {made.why_tansu}", flush=True)

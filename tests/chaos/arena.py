@@ -109,7 +109,7 @@ class Arena:
         self.supervisor.add("second-source", source, common)
         port = self.ports["clickhouse"]
         front = ["tests.support.clickhouse_front", "--path", str(self.directory / "clickhouse"), "--port", str(port)]
-        self.supervisor.add("clickhouse", front, {}, port)
+        self.supervisor.add("clickhouse", front, {}, port, kept=True)
 
     def _migrate(self) -> None:
         settings = {"CLICKHOUSE_HOST": "127.0.0.1", "CLICKHOUSE_PORT": str(self.ports["clickhouse"])}

@@ -31,12 +31,14 @@ _NAMED = 100
 class Load:
     """All clients of one round. `prefix` begins every id and every service, so that rounds do not mix."""
 
-    def __init__(self, url: str, ledger: Ledger, seed: str, prefix: str, base: int) -> None:
+    def __init__(self, url: str, ledger: Ledger, seed: str, prefix: str, base: int, pace: float) -> None:
         self.url, self.ledger, self.seed, self.prefix, self.base = url, ledger, seed, prefix, base
+        self.pace = pace
+        """Factor of the pauses between batches."""
         self.services = [f"{prefix}service-{number}" for number in range(3)]
         self.recent: deque[Log] = deque(maxlen=_REMEMBERED)
         self.latencies: list[float] = []
-        self.acked = 0
+        self.acked: set[str] = set()
         self.last_ok = 0.0
         self.stopping = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -51,6 +53,12 @@ class Load:
         self.stopping.set()
         await asyncio.gather(*self._tasks)
 
+    async def abandon(self) -> None:
+        """End all clients at once."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
     @property
     def failed(self) -> bool:
         """Whether a client ended before it was told to: `stop` raises why."""
@@ -60,12 +68,11 @@ class Load:
 class Client:
     """One client and its connection."""
 
-    share = 0.5
-    """Its pause between batches, in seconds, is drawn around this."""
-
     def __init__(self, load: Load, number: int) -> None:
         self.load = load
         self.rng = random.Random(f"{load.seed}/client/{number}")
+        # How often it must try again follows from time: the payloads must not follow from that.
+        self._chance = random.Random(f"{load.seed}/pauses/{number}")
         self.name = f"{load.prefix}{number}"
         self._sequence = 0
         self._http = httpx.AsyncClient(trust_env=False, timeout=ANSWER_SECONDS)
@@ -75,7 +82,7 @@ class Client:
         async with self._http:
             while not self.load.stopping.is_set():
                 await self.step()
-                await asyncio.sleep(self.rng.uniform(0.05, 0.2))
+                await asyncio.sleep(self._chance.uniform(0.05, 0.2) * self.load.pace)
 
     async def step(self) -> None:
         """Send the next batch."""
@@ -116,7 +123,7 @@ class Client:
             await self.load.ledger.outcome("unknown", [log.uid for log in logs])
             if time.monotonic() > deadline:
                 return
-            await asyncio.sleep(min(0.05 * 2**attempt, _LONGEST_PAUSE) * self.rng.uniform(0.5, 1.5))
+            await asyncio.sleep(min(0.05 * 2**attempt, _LONGEST_PAUSE) * self._chance.uniform(0.5, 1.5))
 
     async def _post(self, body: bytes, headers: dict[str, str]) -> httpx.Response | None:
         started = time.monotonic()
@@ -141,7 +148,7 @@ class Client:
             raise RuntimeError(f"ingest answers other than it should: {answer.text[:300]}")
         await self.load.ledger.outcome("ok", [log.uid for log in taken])
         await self.load.ledger.outcome("rejected", [log.uid for log in logs if not log.good])
-        self.load.acked += len(taken)
+        self.load.acked.update(log.uid for log in taken)
         self.taken(taken)
 
     def taken(self, logs: list[Log]) -> None:

@@ -76,25 +76,26 @@ class Supervisor:
 
     def signal(self, name: str, number: signal.Signals) -> bool:
         """Send a signal; say whether there was a process to get it."""
-        program = self.programs[name]
-        if not program.running:
+        process = self.programs[name].process
+        if process is None or process.poll() is not None:
             return False
-        assert program.process is not None
-        program.process.send_signal(number)
+        process.send_signal(number)
+        if number == signal.SIGKILL:
+            process.wait()  # or it would still pass for alive
         return True
 
     async def stop(self, name: str) -> None:
         """End by SIGTERM, or by force if that takes too long. It may be started again."""
         program = self.programs[name]
-        if not self.signal(name, signal.SIGCONT):
+        process = program.process
+        if process is None or not self.signal(name, signal.SIGCONT):
             return
-        self.signal(name, signal.SIGTERM)
-        assert program.process is not None
+        process.terminate()
         try:
-            await asyncio.to_thread(program.process.wait, _STOP_SECONDS)
+            await asyncio.to_thread(process.wait, _STOP_SECONDS)
         except subprocess.TimeoutExpired:
-            program.process.kill()
-            program.process.wait()
+            process.kill()
+            process.wait()
         self._reap(program)
 
     async def replace(self, name: str, arguments: Sequence[str] = (), *, for_good: bool = False) -> None:

@@ -12,6 +12,8 @@ import kafka
 import kafka.errors
 import msgspec
 
+from functions.common.event import Event
+
 GROUP = "torpor-index"
 LOGS, DEAD_LETTERS = "logs", "logs-dead-letter"
 _SECONDS = 5
@@ -41,6 +43,15 @@ class Topics:
             offsets = {partition: kafka.OffsetAndMetadata(begins[partition], "", -1) for partition in partitions}
             client.commit(offsets, timeout_ms=_MILLISECONDS)
             return int(sum(ends.values()) - sum(begins.values()))
+
+    def produce(self, event: Event) -> None:
+        """Put an event into the log topic, past ingest."""
+        producer = kafka.KafkaProducer(bootstrap_servers=self._bootstrap, acks="all", enable_idempotence=False)
+        try:
+            producer.send(LOGS, key=event.id.encode(), value=event.data, headers=event.kafka_headers())
+            producer.flush(timeout=_SECONDS)
+        finally:
+            producer.close(timeout=_SECONDS)
 
     def dead_letter_ids(self, prefix: str) -> set[str]:
         """Trace ids, beginning with `prefix`, of all logs among the dead letters."""

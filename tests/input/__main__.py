@@ -14,8 +14,8 @@ from tests.input.groups import GROUPS, LONG_GROUPS
 from tests.input.run import Result, Runner
 from tests.support.local import LocalTorpor
 
-_HEAD = f"{'class':<24} {'inputs':>6}  {'2xx':>6} {'4xx':>6} {'5xx':>4} {'none':>5} {'stored':>7} {'MiB':>5} {'s':>6} {'failures':>8}"
-_SHOWN = 20
+_ROW = "{:<20} {:>6}  {:>6} {:>6} {:>4} {:>5} {:>7} {:>5} {:>6} {:>8}"
+_HEAD = _ROW.format("class", "inputs", "2xx", "4xx", "5xx", "none", "stored", "MiB", "s", "failures")
 
 
 async def run(groups: list[Group], only: str, settings: Mapping[str, str]) -> list[Result]:
@@ -41,12 +41,9 @@ async def run(groups: list[Group], only: str, settings: Mapping[str, str]) -> li
 
 def show(result: Result) -> None:
     """Print the line of a class."""
-    count = result.statuses
-    print(
-        f"{result.name:<24} {result.inputs:>6}  {count['2xx']:>6} {count['4xx']:>6} {count['5xx']:>4} {count['none']:>5} "
-        f"{result.stored:>7} {result.grown >> 20:>5} {result.seconds:>6.1f} {len(result.faults):>8}",
-        flush=True,
-    )
+    statuses = (result.statuses[kind] for kind in ("2xx", "4xx", "5xx", "none"))
+    figures = (result.stored, result.grown >> 20, f"{result.seconds:.1f}", len(result.faults))
+    print(_ROW.format(result.name, result.inputs, *statuses, *figures), flush=True)
 
 
 def main() -> int:
@@ -55,7 +52,8 @@ def main() -> int:
     began = time.monotonic()
     print(_HEAD, flush=True)
     results: list[Result] = []
-    for groups, settings in ((GROUPS, {}), (LONG_GROUPS, {"RETENTION_DAYS": "400"})):
+    runs: tuple[tuple[list[Group], dict[str, str]], ...] = ((GROUPS, {}), (LONG_GROUPS, {"RETENTION_DAYS": "400"}))
+    for groups, settings in runs:
         needed = {group.needs for group in groups if group.name == wanted} | {wanted}
         chosen = [group for group in groups if not wanted or group.name in needed]
         if chosen:

@@ -57,13 +57,11 @@ class Judge:
 
     async def _wait(self, least: int) -> None:
         deadline = time.monotonic() + _SETTLE_SECONDS
-        while await self.total() < least and time.monotonic() < deadline:
-            await asyncio.sleep(0.05)
-        while True:  # and until no more comes
-            before = await self.total()
-            await asyncio.sleep(0.25)
-            if await self.total() == before or time.monotonic() > deadline:
-                return
+        total, quiet = await self.total(), False
+        while (total < least or not quiet) and time.monotonic() < deadline:
+            await asyncio.sleep(0.25 if total >= least else 0.05)  # enough, and then until no more comes
+            before, total = total, await self.total()
+            quiet = total == before
 
     async def _search(self) -> list[bytes]:
         lines: list[bytes] = []

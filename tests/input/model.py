@@ -10,14 +10,15 @@ from collections.abc import Mapping, Sequence
 from tests.input.case import ANY, INGEST, LINES, OK, REFUSED, Case, Log
 
 MAX_MESSAGE, MAX_SERVICE, MAX_TRACE, MAX_METADATA, MAX_ROW = 256 * 1024, 255, 128, 1000, 1_000_000
-_LEVELS = {
-    **{name: "TRACE" for name in ("trace", "trc", "finest")},
-    **{name: "DEBUG" for name in ("debug", "dbg", "verbose", "fine")},
-    **{name: "INFO" for name in ("info", "inf", "information", "informational", "notice", "log")},
-    **{name: "WARN" for name in ("warn", "warning", "wrn")},
-    **{name: "ERROR" for name in ("error", "err", "severe")},
-    **{name: "FATAL" for name in ("fatal", "critical", "crit", "alert", "emerg", "emergency", "panic")},
+_LEVEL_NAMES = {
+    "TRACE": "trace trc finest",
+    "DEBUG": "debug dbg verbose fine",
+    "INFO": "info inf information informational notice log",
+    "WARN": "warn warning wrn",
+    "ERROR": "error err severe",
+    "FATAL": "fatal critical crit alert emerg emergency panic",
 }
+_LEVELS = {name: level for level, names in _LEVEL_NAMES.items() for name in names.split()}
 _SPACE = re.compile(r"[ \t\n\r]*")
 _OWN = ("service", "message", "level", "trace_id", "span_id", "id", "timestamp", "metadata")
 
@@ -101,7 +102,7 @@ def event(attributes: Mapping[str, str], data: str | None, time: int | None, lin
         if data and data.strip()[:1] == "{":
             inner = {name: value for name, value in fields(data).items() if value != "null"}
             if "message" in inner:
-                metadata = {**{k: v for k, v in fields(inner.pop("metadata", "{}")).items()}, **metadata}
+                metadata = {**fields(inner.pop("metadata", "{}")), **metadata}
                 record = inner
     except (ValueError, RecursionError):
         return None

@@ -65,14 +65,16 @@ class Runner:
         expected: list[tuple[Case, Log]] = []
         for case, answer in await asyncio.gather(*map(send, cases)):
             result.inputs += 1
-            result.statuses.update(f"{status // 100}xx" if status else "none" for status in (answer.status, *answer.more))
-            result.faults += [f"{case.name}: {fault}; {_repeat(case)}" for fault in _faults(case, answer)]
-            expected += [(case, log) for log in _promised(case, answer)]
+            result.statuses.update(
+                f"{status // 100}xx" if status else "none" for status in (answer.status, *answer.more)
+            )
+            result.faults += [f"{case.name}: {fault}; {_repeat(case)}" for fault in faults(case, answer)]
+            expected += [(case, log) for log in promised(case, answer)]
         try:
-            result.stored, faults = await self._judge.settle(expected)
+            result.stored, found = await self._judge.settle(expected)
         except httpx.HTTPError as error:
-            faults = [f"the judge was not answered: {error!r}"]
-        result.faults += faults + self._output_faults()
+            found = [f"the judge was not answered: {error!r}"]
+        result.faults += found + self._output_faults()
         result.grown = max(0, self._memory("VmHWM") - size)
         if result.grown > MAX_GROWTH:
             result.faults.append(f"memory grew by {result.grown >> 20} MiB")
@@ -118,37 +120,38 @@ def output_fault(line: str) -> str | None:
     return None
 
 
-def _faults(case: Case, answer: Answer) -> list[str]:
+def faults(case: Case, answer: Answer) -> list[str]:
+    """What is wrong with an answer."""
     statuses = (answer.status, *answer.more) if answer.status else ()
-    faults = []
+    found = []
     if answer.hung or (answer.seconds > HANG_SECONDS and not case.slow):
-        faults.append(f"hangs ({answer.seconds:.1f} s)")
+        found.append(f"hangs ({answer.seconds:.1f} s)")
     elif answer.status == 0 and case.answers and 0 not in case.expect:
-        faults.append(f"no answer {answer.body[:100]!r}")
+        found.append(f"no answer {answer.body[:100]!r}")
     elif len(statuses) > max(case.answers, 1) or (case.answers == 0 and 200 in statuses):
-        faults.append(f"{len(statuses)} answers to {case.answers} requests: {statuses}")
+        found.append(f"{len(statuses)} answers to {case.answers} requests: {statuses}")
     if any(status >= 500 and status not in case.expect for status in statuses):
-        faults.append(f"status {statuses} {answer.body[:200]!r}")
+        found.append(f"status {statuses} {answer.body[:200]!r}")
     elif statuses and answer.status not in case.expect and case.answers:
-        faults.append(f"status {answer.status}, not {sorted(case.expect)[:6]}: {answer.body[:200]!r}")
+        found.append(f"status {answer.status}, not {sorted(case.expect)[:6]}: {answer.body[:200]!r}")
     elif case.check and answer.status and (fault := case.check(answer)):
-        faults.append(fault)
-    if not faults and answer.status == 200 and case.method == "POST" and case.function == "ingest" and not answer.more:
-        faults += _account(case, answer)
-    return faults
+        found.append(fault)
+    if not found and answer.status == 200 and case.method == "POST" and case.function == "ingest" and not answer.more:
+        found += _account(case, answer)
+    return found
 
 
 def _account(case: Case, answer: Answer) -> list[str]:
     body = json.loads(answer.body) if answer.body.startswith(b"{") else {}
     if "accepted" not in body:
         return []
-    promised = len(_promised(case, answer))
-    if body["accepted"] != promised:
-        return [f"accepted {body['accepted']} and rejected {body['rejected']}, expected {promised}: {body['errors'][:2]}"]
+    right = len(promised(case, answer))
+    if body["accepted"] != right:
+        return [f"accepted {body['accepted']} and rejected {body['rejected']}, expected {right}: {body['errors'][:2]}"]
     return []
 
 
-def _promised(case: Case, answer: Answer) -> Sequence[Log]:
+def promised(case: Case, answer: Answer) -> Sequence[Log]:
     """The logs that must be stored, now that the answer is known."""
     taken = 200 in (answer.status, *answer.more) or 204 in (answer.status, *answer.more)
     if answer.status == 0 and case.logs and case.answers:  # whether it was taken, nobody knows
@@ -156,11 +159,7 @@ def _promised(case: Case, answer: Answer) -> Sequence[Log]:
     if not taken or case.function != "ingest" or answer.more or not answer.body.startswith(b"{"):
         return case.logs if taken or not case.answers else ()
     refused = {error["line"] for error in json.loads(answer.body).get("errors", [])}
-    return [
-        Log(**{**vars(log), "optional": False})
-        for log in case.logs
-        if not (log.optional and log.line in refused)
-    ]
+    return [Log(**{**vars(log), "optional": False}) for log in case.logs if not (log.optional and log.line in refused)]
 
 
 def _repeat(case: Case) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
 
@@ -31,7 +31,26 @@ VALUES = st.one_of(
     st.text(max_size=40),
     st.integers().map(str),
     st.floats().map(str),
-    st.sampled_from(["-1h", "now", "2026-01-31", "1s", "1h", "0", "10", "1e9", "ERROR", "err,warn", "exact", "csv", "zstd", "parquet", "none", "keep"]),
+    st.sampled_from(
+        [
+            "-1h",
+            "now",
+            "2026-01-31",
+            "1s",
+            "1h",
+            "0",
+            "10",
+            "1e9",
+            "ERROR",
+            "err,warn",
+            "exact",
+            "csv",
+            "zstd",
+            "parquet",
+            "none",
+            "keep",
+        ]
+    ),
     st.binary(max_size=10).map(lambda data: data.decode("latin-1")),
 )
 BODIES = st.recursive(
@@ -50,7 +69,13 @@ class Target:
 
     async def _start(self) -> None:
         database = await fresh_database("schema_fuzz")
-        row = {"tenant": "default", "timestamp": f"{timestamps.now():019d}", "service": "s", "level": "ERROR", "message": "a b c"}
+        row = {
+            "tenant": "default",
+            "timestamp": f"{timestamps.now():019d}",
+            "service": "s",
+            "level": "ERROR",
+            "message": "a b c",
+        }
         await database.insert("logs", json.dumps(row | {"metadata": {"k": "v"}, "dedupe": 1}).encode())
         self.apps = {"query": Query(QueryConfig(), database).app, "export": Export(ExportConfig(), database).app}
         self.database = database
@@ -79,14 +104,20 @@ def target() -> Iterator[Target]:
 def routes(target: Target, app: str) -> list[tuple[str, str, dict[str, Any]]]:
     """Method, path and description of each operation that an application documents."""
     schema = target.ask(app, "GET", "/openapi.json").json()
-    return [(method.upper(), path, operation) for path, found in schema["paths"].items() for method, operation in found.items()]
+    return [
+        (method.upper(), path, operation)
+        for path, found in schema["paths"].items()
+        for method, operation in found.items()
+    ]
 
 
 def hold(answer: httpx.Response, operation: dict[str, Any], schema: dict[str, Any]) -> None:
     """Hold an answer to what is documented."""
     documented = operation["responses"]
     status = str(answer.status_code)
-    assert status in documented.keys() | ALWAYS, f"{answer.request.method} {answer.request.url}: {status} {answer.text[:300]}"
+    assert status in documented.keys() | ALWAYS, (
+        f"{answer.request.method} {answer.request.url}: {status} {answer.text[:300]}"
+    )
     kind = answer.headers["content-type"].partition(";")[0]
     if answer.status_code >= 400:
         assert kind == "application/problem+json"

@@ -270,7 +270,13 @@ async def test_every_page_is_bounded_and_rendered_by_clickhouse(
     await http.get(URL, params={"format": extension})
     assert len(pages.selects) == 2
     for *_, settings, rendered in pages.selects:
-        assert settings == {"max_execution_time": 3, "max_memory_usage": 4, "date_time_output_format": "iso"}
+        assert settings == {
+            "max_execution_time": 3,
+            "max_memory_usage": 4,
+            "max_result_bytes": 16 * 1024 * 1024,
+            "result_overflow_mode": "break",
+            "date_time_output_format": "iso",
+        }
         assert rendered == output
 
 

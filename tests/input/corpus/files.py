@@ -19,8 +19,9 @@ from tests.input.corpus import clock
 EXPORT = "/api/v1/logs/export?start_time=1970-01-01&end_time=2262-01-01"
 _DANGER = ("=", "+", "-", "@", "\t", "\r", "\n")
 FORMULAS = (
-    "=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "=cmd|' /C calc'!A0", "'=1", " =1", "=\"a\"", "=1;2", '"=1"', ",=1", "=1,=2", "a,b\n=1", "-", "=",
-    "\ufeff=1", "\u00a0=1", "＝1", "=HYPERLINK(\"http://127.0.0.1\",\"x\")", '"', '""', '",=1', "a\"\n=1", "0-0000000000000000", '\n"1-0000000000000000",', "\x00=1",
+    "=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "=cmd|' /C calc'!A0", "'=1", " =1", "=\"a\"", "=1;2",
+    '"=1"', ",=1", "=1,=2", "a,b\n=1", "-", "=", "\ufeff=1", "\u00a0=1", "＝1", "=HYPERLINK(\"http://127.0.0.1\",\"x\")",
+    '"', '""', '",=1', "a\"\n=1", "0-0000000000000000", '\n"1-0000000000000000",', "\x00=1",
 )  # fmt: skip
 Row = tuple[str, ...]
 
@@ -31,7 +32,14 @@ def formulas() -> list[Case]:
     for number, text in enumerate(FORMULAS):
         time, moment = clock.recent()
         records = [
-            {"service": text, "message": text, "timestamp": time, "trace_id": text, "span_id": text, "metadata": {text: text}},
+            {
+                "service": text,
+                "message": text,
+                "timestamp": time,
+                "trace_id": text,
+                "span_id": text,
+                "metadata": {text: text},
+            },
             {"service": "formulas", "message": text * 100},
             {"service": "formulas", "metadata": {"k": text}},
         ]
@@ -61,7 +69,11 @@ class Files:
             "format=parquet": _parquet,
         }
         cases = [self._case(name, self._same(read)) for name, read in readers.items()]
-        return [*cases, self._case("format=csv&formulas=escape", self._harmless), self._case("format=csv", self._harmless)]
+        return [
+            *cases,
+            self._case("format=csv&formulas=escape", self._harmless),
+            self._case("format=csv", self._harmless),
+        ]
 
     def _case(self, name: str, check: Check) -> Case:
         return Case(name, function="export", method="GET", path=f"{EXPORT}&{name}", expect=OK, check=check)
@@ -79,10 +91,9 @@ class Files:
 
     def _harmless(self, answer: Answer) -> str | None:
         rows = _cells(gzip.decompress(answer.body))
-        originals = [row for row in self._rows]
-        if len(rows) != len(originals):
-            return f"{len(rows)} rows instead of {len(originals)}"
-        for row, original in zip(rows, originals, strict=True):
+        if len(rows) != len(self._rows):
+            return f"{len(rows)} rows instead of {len(self._rows)}"
+        for row, original in zip(rows, self._rows, strict=True):
             for cell, text in zip(row, original, strict=True):
                 if cell.startswith(_DANGER):
                     return f"a formula: {cell[:100]!r}"
@@ -119,4 +130,11 @@ def _parquet(data: bytes) -> list[Row]:
 def _parquet_row(row: dict[str, Any], moment: int) -> Row:
     time = f"{clock.text(moment // 10**9)[:-1]}.{moment % 10**9:09d}Z"
     metadata = json.dumps(dict(row["metadata"]), sort_keys=True)
-    return (row["id"], time, *(row[name] for name in ("tenant", "service", "level", "message")), metadata, row["trace_id"], row["span_id"])
+    return (
+        row["id"],
+        time,
+        *(row[name] for name in ("tenant", "service", "level", "message")),
+        metadata,
+        row["trace_id"],
+        row["span_id"],
+    )

@@ -110,7 +110,15 @@ def headers() -> list[Case]:
     cases = []
     texts = [text.encode() for text in TEXTS] + list(NO_TEXT)
     for number, text in enumerate(texts):
-        for header in (b"Idempotency-Key", b"Content-Type", b"Content-Encoding", b"ce-subject", b"ce-time", b"Host", b"ce-id"):
+        for header in (
+            b"Idempotency-Key",
+            b"Content-Type",
+            b"Content-Encoding",
+            b"ce-subject",
+            b"ce-time",
+            b"Host",
+            b"ce-id",
+        ):
             name = f"{number:03d}-{header.decode()}"
             time, moment = clock.recent()
             line = b'{"service":"texts","message":"header %b","timestamp":"%b"}' % (name.encode(), time.encode())
