@@ -59,6 +59,10 @@ test-kafka: $(READY) ## End-to-end tests on Apache Kafka (needs Java 17 and Mave
 test-input: $(READY) ## Bad input of every kind against running parts; prints a line a class
 	$(PY) -m tests.input
 
+.PHONY: chaos
+chaos: $(READY) ## Break everything under load and count: SEED=11, CAMPAIGN=long (Kafka needs Java 17 and Maven)
+	$(PY) -m tests.chaos
+
 .PHONY: test-large
 test-large: $(READY) ## Export a million logs; prints memory and time
 	$(PY) -m pytest -s -m large tests/e2e

@@ -44,5 +44,5 @@ def configure(level: str = "INFO") -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)
     logging.basicConfig(level=level, handlers=[handler], force=True)
-    logging.getLogger("kafka").setLevel("ERROR")  # its warnings repeat on every retry; ours name the outcome once
+    logging.getLogger("kafka").setLevel("CRITICAL")  # it repeats itself on every retry; ours name the outcome once
     logging.getLogger("httpx").setLevel("WARNING")

@@ -197,7 +197,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     options = parser.parse_args(arguments)
     configure(environment().get("LOG_LEVEL", "INFO"))
-    logging.getLogger("kafka").setLevel("CRITICAL")  # an outage is told once, by us
     try:
         asyncio.run(run(load(KafkaConfig, environment()), options.manifests, dict(options.sink)))
     except ConfigError as error:

@@ -66,6 +66,6 @@ FAULTS: dict[str, Fault] = {
     "kill-query": Fault("SIGKILL of query while it is read", kill_reader("query", "/api/v1/logs?limit=10000"), 3, 100),
     "kill-export": Fault("SIGKILL of export while it is read", kill_reader("export", _EXPORT), 3, 100),
     "poison": Fault("events with a line that ClickHouse refuses", poison, 5, 50),
-    "redeliver": Fault("the whole topic again from the earliest offset", redeliver, 1, 3),
+    "redeliver": Fault("the whole topic again from the earliest offset", redeliver, 1, 3, needs_apache=True),
 }
 """All faults by name."""
