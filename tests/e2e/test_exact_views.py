@@ -38,7 +38,7 @@ HOUR = 3600 * timestamps.NANOSECONDS
 SERVICES = ("api", "web", "db")
 LEVELS = ("INFO", "WARN", "ERROR", "FATAL")
 NUMBERS = itertools.count()
-RUNS, STEPS = (60, 60) if os.environ.get("CAMPAIGN") == "long" else (6, 25)
+RUNS, STEPS = (60, 60) if os.environ.get("CAMPAIGN") == "long" else (8, 30)
 COMPARED: Counter[str] = Counter()
 
 logs = st.lists(

@@ -32,6 +32,11 @@ class FunctionProcess:
             start_new_session=True,
         )
 
+    @property
+    def pid(self) -> int:
+        """The number of the process."""
+        return self._process.pid
+
     def wait_until_ready(self) -> None:
         """Return when /readyz says 200; raise RuntimeError if it does not in time."""
         deadline = time.monotonic() + START_SECONDS
