@@ -57,6 +57,8 @@ FAULTS: dict[str, Fault] = {
     "stop-ingest": Fault("SIGSTOP of ingest", freeze("ingest", 5.0), 1, 10),
     "stop-index": Fault("SIGSTOP of index", freeze("index", 5.0), 1, 10),
     "stop-source": Fault("SIGSTOP of the source, until the group gives it up", freeze("source", 8.0), 1, 10),
+    "stop-query": Fault("SIGSTOP of query", freeze("query", 3.0), 1, 10),
+    "stop-export": Fault("SIGSTOP of export", freeze("export", 3.0), 1, 10),
     "stop-broker": Fault("a stall longer than the delivery timeout", stall_broker, 1, 10),
     "clickhouse-refuses": Fault("ClickHouse refuses connections", refuse_clickhouse, 1, 20),
     "clickhouse-hangs": Fault("SIGSTOP of the engine's server", freeze("clickhouse", 5.0), 1, 10),
