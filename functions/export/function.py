@@ -80,7 +80,8 @@ class Export:
             raise Overloaded(f"{self.config.max_exports} exports are running; retry later")
         filter = to_filter(query, self.config.tenant)
         form = query.new_format()
-        start, end = (f"{timestamps.iso(moment)[:19]}Z".replace(":", "").replace("-", "") for moment in _range(filter))
+        times = (timestamps.iso(moment)[:19] for moment in (filter.start, filter.end))
+        start, end = (f"{time}Z".replace(":", "").replace("-", "") for time in times)
         name = f"logs-{start}-{end}.{form.extension}{query.suffix()}"
         pages = self._pages(filter, form)
         self._running += 1
@@ -105,7 +106,7 @@ class Export:
                 async for chunk in _through(compressor, form.page(first)):
                     yield chunk
             async for rows in pages:
-                # Both let other requests run: they work outside the interpreter's lock.
+                # Beside the loop, as the compression is: other requests go on meanwhile.
                 page = await asyncio.to_thread(form.page, rows)
                 async for chunk in _through(compressor, page):
                     yield chunk
@@ -153,10 +154,6 @@ def _has_rows(stream: bytes) -> bool:
 
     with pa.ipc.open_stream(stream) as reader:
         return any(batch.num_rows for batch in reader)
-
-
-def _range(filter: Filter) -> tuple[int, int]:
-    return filter.start, filter.end
 
 
 def new(env: Mapping[str, str]) -> Export:
