@@ -8,6 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PY := $(BIN)/python
+PROTO := functions/ingest/proto
 
 .PHONY: help
 help: ## List the targets
@@ -63,6 +64,16 @@ test-input: $(READY) ## Bad input of every kind against running parts; prints a 
 chaos: $(READY) ## Break everything under load and count: SEED=11, CAMPAIGN=long (Kafka needs Java 17 and Maven)
 	$(PY) -m tests.chaos
 
+AGENTS := tests/agents/node
+CLIENTS := $(AGENTS)/node_modules/.package-lock.json
+
+$(CLIENTS): $(AGENTS)/package-lock.json
+	@if command -v npm >/dev/null; then npm ci --loglevel=error --prefix $(AGENTS) && touch $@; fi
+
+.PHONY: test-agents
+test-agents: $(READY) $(CLIENTS) ## Clients that need more than Python, against the whole (npm, rsyslog)
+	$(PY) -m pytest tests/agents
+
 .PHONY: test-large
 test-large: $(READY) ## Export a million logs; prints memory and time
 	$(PY) -m pytest -s -m large tests/e2e
@@ -75,6 +86,10 @@ test-extras: $(READY) ## Start each function with its own dependencies and nothi
 bench: $(READY) ## Measure the codecs of the table on generated logs
 	$(PY) -m tests.bench.storage
 
+.PHONY: bench-ingest
+bench-ingest: $(READY) ## Measure how many logs a second ingest takes per core, in each protocol
+	@$(PY) -m tests.bench.ingest
+
 .PHONY: lint
 lint: $(READY) ## Lint, formatting, types
 	$(BIN)/ruff check .
@@ -86,6 +101,11 @@ format: $(READY) ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+.PHONY: proto
+proto: $(READY) ## Generate functions/ingest/proto from schema/*.proto
+	@$(PY) -m grpc_tools.protoc -I schema --python_out=$(PROTO) --pyi_out=$(PROTO) log.proto loki.proto
+	@$(PY) -m grpc_tools.protoc -I schema --grpc_python_out=$(PROTO) log.proto
+
 .PHONY: lock
 lock: $(READY) ## Resolve the dependencies anew into requirements.lock
 	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
@@ -93,4 +113,4 @@ lock: $(READY) ## Resolve the dependencies anew into requirements.lock
 
 .PHONY: clean
 clean: ## Remove what was installed, built and stored here
-	rm -rf $(VENV) build data .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build data $(AGENTS)/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -8,7 +8,7 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 
 
 INGESTED = Counter("torpor_ingest_logs_total", "Logs by outcome: accepted or rejected", ["outcome"])
 INGESTED_BYTES = Counter("torpor_ingest_bytes_total", "Bytes of accepted logs as they went to Kafka")
-INGEST_REQUESTS = Counter("torpor_ingest_requests_total", "Requests by status", ["status"])
+INGEST_REQUESTS = Counter("torpor_ingest_requests_total", "Requests by protocol and status", ["protocol", "status"])
 INGEST_SECONDS = Histogram("torpor_ingest_seconds", "From request to answer", buckets=_SECONDS)
 EVENTS = Counter("torpor_ingest_events_total", "Events that Kafka acknowledged")
 

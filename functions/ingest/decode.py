@@ -1,27 +1,14 @@
-"""Bodies to JSON records: content encodings and the shapes of JSON. Pure."""
+"""What a body is and how it is packed: media types and content encodings. Pure."""
 
 from __future__ import annotations
 
 import io
 import zlib
-from collections.abc import Iterable, Iterator
-
-import msgspec
 
 from functions.common.errors import BadRequest, TooLarge, UnsupportedMediaType
-from functions.common.identity import MAX_RECORDS
-
-LINES = {"application/x-ndjson", "application/ndjson", "application/jsonl", "application/x-jsonlines"}
-JSON = {"application/json", "text/json"}
-
-Numbered = Iterable[tuple[int, bytes]]
-"""JSON records as they were sent, each with its line, or its place in the array, counted from 1."""
 
 _MAX_FRAMES = 10_000
 """zstd frames of a body: each costs a new decompressor, however small it is."""
-
-_array = msgspec.json.Decoder(list[msgspec.Raw])
-_value = msgspec.json.Decoder(msgspec.Raw)
 
 
 def media_type(content_type: str) -> str:
@@ -34,26 +21,11 @@ def media_type(content_type: str) -> str:
     return kind
 
 
-def records(body: bytes, kind: str) -> Numbered:
-    """The records of a body of the media type `kind`.
-
-    JSON lines are taken apart without being parsed; a bad line is found when it is read. `application/json` may be an
-    array, one object (over several lines, too) or JSON lines. Raises UnsupportedMediaType for any other type,
-    BadRequest if an array is broken, and TooLarge, once they are read, if they are more than a request may hold.
-    """
-    body = body.removeprefix(b"\xef\xbb\xbf")
-    if kind in LINES:
-        return _lines(body)
-    if kind in JSON or not kind:
-        return _json(body)
-    raise UnsupportedMediaType(
-        f"content type {kind[:64]!r} is not read here; send JSON lines with 'Content-Type: application/x-ndjson', "
-        "or a JSON array or object with 'Content-Type: application/json'"
-    )
-
-
 def inflate(body: bytes, encoding: str, limit: int) -> bytes:
-    """Undo a Content-Encoding. Stops at `limit` bytes and raises TooLarge; raises BadRequest if the data is broken."""
+    """Undo a Content-Encoding: gzip, deflate, zstd, or snappy in its block format, as Prometheus and Loki send it.
+
+    Stops at `limit` bytes and raises TooLarge; raises BadRequest if the data is broken.
+    """
     match encoding.strip().lower():
         case "" | "identity":
             return body
@@ -63,40 +35,12 @@ def inflate(body: bytes, encoding: str, limit: int) -> bytes:
             return _deflate(body, limit)
         case "zstd":
             return _unzstd(body, limit)
+        case "snappy":
+            return _unsnappy(body, limit)
         case other:
-            raise UnsupportedMediaType(f"content encoding {other[:64]!r} is not read here; use gzip, zstd or deflate")
-
-
-def _lines(body: bytes) -> Iterator[tuple[int, bytes]]:
-    _check_count(body.count(b"\n"))  # before each line becomes an object: they may be millions
-    for number, line in enumerate(body.split(b"\n"), 1):
-        if line and not line.isspace():
-            yield number, line
-
-
-def _json(body: bytes) -> Numbered:
-    start = body.lstrip()[:1]
-    try:
-        if start == b"[":
-            return _items(_array.decode(body))
-        if start == b"{":
-            return [(1, bytes(_value.decode(body)))]
-    except (msgspec.DecodeError, RecursionError) as error:
-        if start == b"[":
-            raise BadRequest(f"the array is not JSON: {error}") from None
-    # Not one value: JSON lines under the name of JSON, as many clients send them.
-    return _lines(body)
-
-
-def _items(array: list[msgspec.Raw]) -> Iterator[tuple[int, bytes]]:
-    _check_count(len(array))
-    for number, raw in enumerate(array, 1):
-        yield number, bytes(raw)
-
-
-def _check_count(count: int) -> None:
-    if count >= MAX_RECORDS:
-        raise TooLarge(f"the request has more than {MAX_RECORDS - 1} records")
+            raise UnsupportedMediaType(
+                f"content encoding {other[:64]!r} is not read here; use gzip, zstd, deflate or snappy"
+            )
 
 
 def _gunzip(body: bytes, limit: int) -> bytes:
@@ -151,6 +95,17 @@ def _unzstd(body: bytes, limit: int) -> bytes:
         _check_size(size, limit)
         rest = rest[end:]
     return b"".join(parts)
+
+
+def _unsnappy(body: bytes, limit: int) -> bytes:
+    import cramjam
+
+    try:
+        # The block format begins with the length, so nothing is unpacked that is over the limit.
+        _check_size(cramjam.snappy.decompress_raw_len(body), limit)
+        return bytes(cramjam.snappy.decompress_raw(body))
+    except cramjam.DecompressionError as error:
+        raise BadRequest(f"the body is not snappy in the block format: {error}") from None
 
 
 def _check_size(size: int, limit: int) -> None:

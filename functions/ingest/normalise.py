@@ -1,9 +1,4 @@
-"""JSON records to rows: validate, name levels, fix the timestamp, give identity. Pure.
-
-Most records take the short way, one strict decoding. A record with other fields, other types or nulls takes the long
-way: nulls count as absent, a message or metadata that is not text becomes its JSON text, and fields that are not the
-record's become metadata.
-"""
+"""Records to rows: validate, name levels, fix the timestamp, give identity. Pure."""
 
 from __future__ import annotations
 
@@ -15,35 +10,14 @@ import msgspec
 from functions.common import identity, timestamps
 from functions.common.errors import TooLarge
 from functions.common.event import MAX_DATA_BYTES, MAX_LOGS
-from functions.common.record import LEVEL_ALIASES, Record, encode
-from functions.ingest.decode import Numbered
+from functions.common.record import LEVEL_ALIASES, Incoming, Record, encode
+from functions.ingest.records import Numbered, Rejected
 
 MAX_SERVICE_BYTES = 255
 MAX_TRACE_BYTES = 128
 MAX_METADATA = 1000
 MAX_ERRORS = 100
 """Bad records that an answer names; all are counted."""
-
-
-class Incoming(msgspec.Struct, gc=False, forbid_unknown_fields=True):
-    """A record as clients send it."""
-
-    service: str = ""
-    message: str = ""
-    timestamp: str | int | float | None = None
-    level: str | int = "INFO"
-    metadata: dict[str, str] = {}
-    trace_id: str = ""
-    span_id: str = ""
-    id: str = ""
-
-
-class Rejected(Exception):
-    """A record that is not taken: the field at fault, or None for the whole, and what is wrong with it."""
-
-    def __init__(self, field: str | None, error: str) -> None:
-        super().__init__(error)
-        self.field = field
 
 
 class LineError(msgspec.Struct):
@@ -56,11 +30,13 @@ class LineError(msgspec.Struct):
 
 @dataclasses.dataclass(slots=True)
 class Outcome:
-    """What became of a request's records."""
+    """What became of a request's records, known as `batch`; `errors` holds the first `max_errors` rejected ones."""
 
+    batch: str = ""
     accepted: int = 0
     rejected: int = 0
     errors: list[LineError] = dataclasses.field(default_factory=list)
+    max_errors: int = MAX_ERRORS
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -94,12 +70,12 @@ class Normaliser:
         base = identity.of_batch(self.tenant, self.batch)
         rows: list[bytes] = []
         size = 0
-        for number, raw in records:
+        for number, record in records:
             try:
-                row = self._row(raw, base, number)
+                row = self._row(record, base, number)
             except Rejected as rejected:
                 outcome.rejected += 1
-                if len(outcome.errors) < MAX_ERRORS:
+                if len(outcome.errors) < outcome.max_errors:
                     outcome.errors.append(LineError(number, rejected.field, str(rejected)))
                 if outcome.rejected % MAX_LOGS == 0:
                     yield Chunk(b"", 0)
@@ -114,15 +90,17 @@ class Normaliser:
             outcome.accepted += len(rows)
             yield Chunk(b"\n".join(rows), len(rows))
 
-    def _row(self, raw: bytes, base: int, number: int) -> bytes:
+    def _row(self, record: Incoming | Rejected, base: int, number: int) -> bytes:
         if number >= identity.MAX_RECORDS:
             raise TooLarge(f"the request has more than {identity.MAX_RECORDS - 1} records")
-        record = _read(raw)
+        if isinstance(record, Rejected):
+            raise Rejected(record.field, str(record))  # a new one: raised itself, it would keep this frame alive
         metadata = record.metadata
-        level = LEVEL_ALIASES.get(record.level.lower()) if isinstance(record.level, str) else None
+        given = str(record.level)
+        level = LEVEL_ALIASES.get(given) or LEVEL_ALIASES.get(given.lower())
         if level is None:
             # Not lost: an unknown level is kept as metadata.
-            level, metadata = "INFO", {"level": str(record.level), **metadata}
+            level, metadata = "INFO", {"level": given, **metadata}
         self._check(record)
         dedupe = base + number
         if record.id:
@@ -130,7 +108,7 @@ class Normaliser:
         row = encode(
             Record(
                 self.tenant,
-                f"{self._timestamp(record):019d}",
+                str(self._timestamp(record)).zfill(19),
                 record.service,
                 level,
                 record.message,
@@ -166,73 +144,18 @@ class Normaliser:
     def _check(self, record: Incoming) -> None:
         if not record.service:
             raise Rejected("service", "missing")
-        _limit("service", record.service, MAX_SERVICE_BYTES)
-        _limit("message", record.message, self.max_message)
-        _limit("trace_id", record.trace_id, MAX_TRACE_BYTES)
-        _limit("span_id", record.span_id, MAX_TRACE_BYTES)
+        # A character has at most four bytes: most texts need not be encoded to be measured.
+        if len(record.message) > self.max_message // 4:
+            _limit("message", record.message, self.max_message)
+        if len(record.service) > MAX_SERVICE_BYTES // 4:
+            _limit("service", record.service, MAX_SERVICE_BYTES)
+        if len(record.trace_id) > MAX_TRACE_BYTES // 4 or len(record.span_id) > MAX_TRACE_BYTES // 4:
+            _limit("trace_id", record.trace_id, MAX_TRACE_BYTES)
+            _limit("span_id", record.span_id, MAX_TRACE_BYTES)
         if len(record.metadata) > MAX_METADATA:
             raise Rejected("metadata", f"{len(record.metadata)} entries; the limit is {MAX_METADATA}")
 
 
 def _limit(field: str, text: str, limit: int) -> None:
-    # A character has at most four bytes: most texts need not be encoded to be measured.
-    if len(text) * 4 > limit and (size := len(text.encode())) > limit:
+    if (size := len(text.encode())) > limit:
         raise Rejected(field, f"{size} bytes; the limit is {limit}")
-
-
-_strict = msgspec.json.Decoder(Incoming).decode
-_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-_text = msgspec.json.Decoder(str).decode
-_number = msgspec.json.Decoder(int | float).decode
-
-
-def _read(raw: bytes) -> Incoming:
-    try:
-        try:
-            return _strict(raw)
-        except msgspec.ValidationError:
-            return _read_freely(_fields(raw))
-    except msgspec.ValidationError:
-        raise Rejected(None, "not a JSON object") from None
-    except UnicodeDecodeError:
-        raise Rejected(None, "not UTF-8") from None
-    except msgspec.DecodeError as error:
-        raise Rejected(None, f"not JSON: {error}") from None
-    except RecursionError:
-        raise Rejected(None, "not JSON: nested too deeply") from None
-
-
-def _read_freely(fields: dict[str, msgspec.Raw]) -> Incoming:
-    given = {name: raw for name, raw in fields.items() if bytes(raw) != b"null"}
-    record = Incoming()
-    for name in ("service", "trace_id", "span_id"):
-        if name in given and not bytes(given[name]).startswith(b'"'):
-            raise Rejected(name, "not text")
-    for name in ("service", "message", "level", "trace_id", "span_id", "id"):
-        if name in given:
-            setattr(record, name, _as_text(given.pop(name)))
-    if "timestamp" in given:
-        record.timestamp = _as_time(given.pop("timestamp"))
-    if "metadata" in given:
-        try:
-            metadata = _fields(given.pop("metadata"))
-        except msgspec.ValidationError:
-            raise Rejected("metadata", "not a JSON object") from None
-        given = {**given, **metadata}
-    record.metadata = {name: _as_text(raw) for name, raw in given.items() if bytes(raw) != b"null"}
-    return record
-
-
-def _as_text(raw: msgspec.Raw) -> str:
-    text = bytes(raw)
-    return _text(text) if text.startswith(b'"') else text.decode()
-
-
-def _as_time(raw: msgspec.Raw) -> str | int | float:
-    if bytes(raw).startswith(b'"'):
-        return _text(raw)
-    try:
-        number: int | float = _number(raw)
-        return number
-    except msgspec.ValidationError:
-        raise Rejected("timestamp", "neither text nor a number") from None

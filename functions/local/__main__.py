@@ -30,6 +30,7 @@ def banner(local: Local) -> str:
 Torpor is running. It listens on this machine only and asks for no key.
 
   ingest      http://localhost:{ports["ingest"]}    logs in
+  gRPC        localhost:{local.config.grpc_port}          logs in
   index       http://localhost:{ports["index"]}    events into ClickHouse; KafkaSource posts here
   query       http://localhost:{ports["query"]}    search; try /docs in a browser
   export      http://localhost:{ports["export"]}    files

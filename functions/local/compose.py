@@ -29,6 +29,8 @@ from functions.index import function as index
 from functions.index.function import Index
 from functions.ingest import function as ingest
 from functions.ingest.function import Ingest
+from functions.ingest.intake import Config as IngestConfig
+from functions.ingest.rpc.server import Rpc
 from functions.local.broker import Broker
 from functions.local.generate import Generator
 from functions.local.manifests import read_manifests
@@ -56,12 +58,13 @@ class LocalConfig:
     index_port: int = setting(8082, "Port of index")
     query_port: int = setting(8083, "Port of query")
     export_port: int = setting(8084, "Port of export")
+    grpc_port: int = setting(50051, "Port of ingest's gRPC server")
     kafka_port: int = setting(9092, "Port of the embedded broker")
     data_dir: str = setting("data", "Folder of the embedded engine and broker")
     sample: bool = setting(True, "Load generated logs into an empty store")
 
     def ports(self) -> dict[str, int]:
-        """The port of each function."""
+        """The HTTP port of each function."""
         return {name: getattr(self, f"{name}_port") for name in ("ingest", "index", "query", "export")}
 
 
@@ -93,8 +96,13 @@ class Local:
         kafka = load(KafkaConfig, self._env)
         self._to_kafka = KafkaPublisher(kafka)
         dead_letters = KafkaPublisher(kafka)
-        for name, function in self._functions(dead_letters).items():
+        taking = Ingest(load(IngestConfig, self._env), self._to_kafka)
+        functions: dict[str, host.Function] = {"ingest": taking, **self._others(dead_letters)}
+        for name, function in functions.items():
             await self._serve(name, function, sockets[name])
+        self._rpc = Rpc(taking.intake)
+        await self._rpc.start(f"127.0.0.1:{self.config.grpc_port}")
+        self._cleanup.push_async_callback(self._rpc.stop, _GRACE_SECONDS)
         manifests = read_manifests(KAFKA_SOURCES)
         services = {"index": f"http://127.0.0.1:{self.config.index_port}"}
         self._source = KafkaSource(kafka, manifests.source, services, dead_letters, manifests.sink_topics)
@@ -109,6 +117,7 @@ class Local:
         Waits for ClickHouse as long as it takes, unless `hurry` is set: then the rest stays in Kafka, and an embedded
         broker is left running, for the next start.
         """
+        await self._rpc.stop(_GRACE_SECONDS)
         await self._stop_server("ingest")
         stored = await self._drained(hurry)
         await self._cleanup.aclose()
@@ -127,10 +136,9 @@ class Local:
             return ClickHouse.embedded(self.data / "clickhouse", database)
         return ClickHouse.server(dataclasses.replace(self.clickhouse, clickhouse_database=database))
 
-    def _functions(self, dead_letters: KafkaPublisher) -> dict[str, host.Function]:
+    def _others(self, dead_letters: KafkaPublisher) -> dict[str, host.Function]:
         database = self.clickhouse.clickhouse_database
         return {
-            "ingest": Ingest(load(ingest.Config, self._env), self._to_kafka),
             "index": Index(load(index.Config, self._env), self._open(database), dead_letters),
             "query": Query(load(query.Config, self._env), self._open(database)),
             "export": Export(load(export.Config, self._env), self._open(database)),

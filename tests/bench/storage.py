@@ -19,7 +19,7 @@ from backports import zstd
 from functions.common import timestamps
 from functions.common.clickhouse import ClickHouse
 from functions.common.migrate import SCHEMA, statements
-from functions.ingest.decode import records
+from functions.ingest.dialects.json_records import records
 from functions.ingest.normalise import Normaliser, Outcome
 from functions.local.generate import Generator
 

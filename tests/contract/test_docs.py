@@ -14,7 +14,7 @@ from fastapi.routing import APIRoute
 from functions.common import host
 from functions.common.record import COLUMNS
 from functions.export.routes import routes as export_routes
-from functions.ingest.function import PATH
+from functions.ingest.function import HEALTH, ROUTES
 from functions.query.routes import routes as query_routes
 from tests.support.docs import setting_rows
 
@@ -39,7 +39,8 @@ def test_every_setting_stands_in_the_readme_with_its_default() -> None:
 
 
 def test_every_route_stands_in_the_readme() -> None:
-    routes = {("ingest", "POST", PATH), ("ingest", "POST", "/"), ("ingest", "GET", "/")}
+    routes = {("ingest", "POST", path) for path in ROUTES} | {("ingest", "GET", path) for path in ("/", *HEALTH)}
+    routes |= {("ingest", "PUT", path) for path, dialect in ROUTES.items() if dialect == "elasticsearch"}
     routes |= {("index", "POST", "/"), ("index", "GET", "/")}
     nobody = cast(Any, SimpleNamespace())
     for name, api in (("query", query_routes(nobody)), ("export", export_routes(nobody))):
@@ -47,7 +48,12 @@ def test_every_route_stands_in_the_readme() -> None:
             if isinstance(route, APIRoute):
                 routes |= {(name, method, route.path) for method in route.methods or ()}
     routes |= {("every function", "GET", path) for path in host._PATHS}
-    documented = {(row[0], row[1], row[2]) for row in table("Function")}
+    documented = {
+        (row[0], method, path.strip("`"))
+        for row in table("Function")
+        for method in row[1].split(", ")
+        for path in row[2].split("`, `")
+    }
     assert documented == routes
 
 

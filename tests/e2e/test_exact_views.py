@@ -28,7 +28,8 @@ from functions.common.record import TABLE
 from functions.common.search import Filter
 from functions.export import function as export
 from functions.index import function as index
-from functions.ingest import function as ingest
+from functions.ingest.function import Ingest
+from functions.ingest.intake import Config as IngestConfig
 from functions.query import function as query
 from tests.support.engine import fresh_database
 from tests.support.memory import MemoryPublisher
@@ -82,7 +83,7 @@ class Histories(RuleBasedStateMachine):
         await self.db.command(f"SYSTEM STOP MERGES {TABLE}")
         self.published = MemoryPublisher()
         self.functions: list[Function] = [
-            ingest.Ingest(ingest.Config(), self.published),
+            Ingest(IngestConfig(), self.published),
             index.Index(index.Config(rollup_seconds=0), self.db, MemoryPublisher()),
             query.Query(query.Config(), self.db),
             export.Export(export.Config(), self.db),

@@ -17,8 +17,10 @@ from functions.common import timestamps
 from functions.common.errors import TorporError
 from functions.common.event import MAX_DATA_BYTES
 from functions.common.record import decode as decode_row
-from functions.ingest import cloudevents, decode
+from functions.ingest import decode
+from functions.ingest.dialects import cloudevents, json_records
 from functions.ingest.normalise import Chunk, Normaliser, Outcome
+from functions.ingest.records import Numbered
 
 LIMIT = 64 * 1024
 BOUNDED = settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
@@ -75,7 +77,7 @@ def unpacked(body: bytes, encoding: str) -> bytes | None:
     return data
 
 
-def normalised(records: decode.Numbered, *, repeatable: bool = False) -> list[Chunk]:
+def normalised(records: Numbered, *, repeatable: bool = False) -> list[Chunk]:
     """The rows of records: each must be one that index can read."""
     outcome = Outcome()
     normaliser = Normaliser("tenant", "batch", repeatable, timestamps.now(), 30 * timestamps.DAY, 1024)
@@ -124,7 +126,7 @@ def test_a_package_cut_anywhere_is_refused(encoding: str) -> None:
 )
 def test_arbitrary_and_changed_bodies_become_rows_or_named_refusals(body: bytes, kind: str, repeatable: bool) -> None:
     with contextlib.suppress(TorporError):
-        normalised(decode.records(body, kind), repeatable=repeatable)
+        normalised(json_records.records(body, kind), repeatable=repeatable)
 
 
 @BOUNDED
@@ -139,14 +141,14 @@ def test_any_value_in_any_field_becomes_a_row_or_a_named_refusal(value: object) 
     lines = [
         json.dumps({"service": "s", "timestamp": "2026-01-01T00:00:00Z", field: value}).encode() for field in fields
     ]
-    normalised(decode.records(b"\n".join(lines), "application/x-ndjson"))
+    normalised(json_records.records(b"\n".join(lines), "application/x-ndjson"))
 
 
 @BOUNDED
 @given(st.text())
 def test_any_text_of_an_accepted_record_stands_in_its_row_unchanged(text: str) -> None:
     line = json.dumps({"service": "s", "message": text, "metadata": {text: text}}).encode()
-    (chunk,) = normalised([(1, line)])
+    (chunk,) = normalised([(1, json_records.read(line))])
     row = decode_row(chunk.data)
     assert (row.message, row.metadata) == (text, {text: text})
 

@@ -9,10 +9,11 @@ from functions.common.config import settings
 from functions.common.host import HostConfig
 from functions.common.kafka import KafkaConfig
 from functions.common.migrate import SchemaConfig
+from functions.edge import relay, ship
 from functions.export import function as export
 from functions.index import function as index
 from functions.index import replay
-from functions.ingest import function as ingest
+from functions.ingest.intake import Config as IngestConfig
 from functions.local.compose import LocalConfig
 from functions.local.load import Config as LoadConfig
 from functions.query import function as query
@@ -27,7 +28,7 @@ class MigrateConfig:
 
 
 HOLDERS = {
-    "ingest": ingest.Config,
+    "ingest": IngestConfig,
     "index": index.Config,
     "query": query.Config,
     "export": export.Config,
@@ -36,6 +37,8 @@ HOLDERS = {
     "dead-letters": KafkaConfig,
     "run": LocalConfig,
     "load": LoadConfig,
+    "relay": relay.Config,
+    "ship": ship.Config,
 }
 
 

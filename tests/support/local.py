@@ -25,7 +25,7 @@ class LocalTorpor:
     """The one-command mode with its data under `data`; starts empty unless told otherwise."""
 
     def __init__(self, data: Path, settings: Mapping[str, str] = {}) -> None:
-        self.ports = {name: free_port() for name in ("ingest", "index", "query", "export", "kafka")}
+        self.ports = {name: free_port() for name in ("ingest", "index", "query", "export", "kafka", "grpc")}
         ports = {f"{name.upper()}_PORT": str(port) for name, port in self.ports.items()}
         self.environment = {**os.environ, "SAMPLE": "0", "DATA_DIR": str(data), **ports, **settings}
         self.output: list[str] = []

@@ -17,8 +17,9 @@ from functions.common import identity, timestamps
 from functions.common.errors import BadRequest
 from functions.common.host import Host
 from functions.common.record import Record, decode
-from functions.ingest.cloudevents import BATCHED, STRUCTURED, is_cloudevent, records
-from functions.ingest.function import PATH, Config, Ingest
+from functions.ingest.dialects.cloudevents import BATCHED, STRUCTURED, is_cloudevent, records
+from functions.ingest.function import PATH, Ingest
+from functions.ingest.intake import Config
 from functions.ingest.normalise import Normaliser, Outcome
 from tests.support.memory import MemoryPublisher
 

@@ -83,7 +83,7 @@ def declared() -> list[Any]:
     from functions.common.host import HostConfig
     from functions.common.migrate import SchemaConfig
     from functions.index.function import Config as IndexConfig
-    from functions.ingest.function import Config as IngestConfig
+    from functions.ingest.intake import Config as IngestConfig
 
     return [HostConfig, SchemaConfig, IndexConfig, IngestConfig]
 

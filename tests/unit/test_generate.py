@@ -11,7 +11,7 @@ import pytest
 
 from functions.common import timestamps
 from functions.common.record import LEVELS
-from functions.ingest import decode
+from functions.ingest.dialects.json_records import records
 from functions.ingest.normalise import Normaliser, Outcome
 from functions.local.generate import Generator
 from functions.local.vocabulary import LEVEL_WEIGHTS, SERVICES, ZIPF
@@ -79,7 +79,7 @@ def test_ingest_takes_every_log_the_short_way(body: bytes, logs: list[dict[str, 
         max_message=256 * 1024,
     )
     outcome = Outcome()
-    chunks = list(normaliser.chunks(decode.records(body, "application/x-ndjson"), outcome))
+    chunks = list(normaliser.chunks(records(body, "application/x-ndjson"), outcome))
     assert (outcome.accepted, outcome.rejected, outcome.errors) == (COUNT, 0, [])
     rows = [json.loads(row) for chunk in chunks for row in chunk.data.splitlines()]
     # Nothing was renamed, moved to the metadata or rounded.

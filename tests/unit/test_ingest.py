@@ -21,7 +21,8 @@ from functions.common.event import MAX_DATA_BYTES, MAX_LOGS, TYPE
 from functions.common.host import Host
 from functions.common.kafka import Headers, KafkaConfig, KafkaPublisher
 from functions.common.record import Record, decode
-from functions.ingest.function import PATH, Config, Ingest, new
+from functions.ingest.function import PATH, Ingest, new
+from functions.ingest.intake import Config
 from tests.support.memory import MemoryPublisher
 
 NOW = timestamps.now() // timestamps.NANOSECONDS * timestamps.NANOSECONDS
@@ -359,8 +360,9 @@ async def test_topic_and_tenant_are_settings() -> None:
 
 def test_a_function_is_made_from_the_environment() -> None:
     function = new({"TENANT": "acme", "KAFKA_TOPIC": "mine", "MAX_MESSAGE_BYTES": "5"})
-    assert (function.config.tenant, function.config.kafka.kafka_topic) == ("acme", "mine")
-    assert isinstance(function.publisher, KafkaPublisher)
+    config = function.intake.config
+    assert (config.tenant, config.kafka.kafka_topic, config.max_message_bytes) == ("acme", "mine", 5)
+    assert isinstance(function.intake._publisher, KafkaPublisher)
     with pytest.raises(ConfigError, match="RETENTION_DAYS"):
         new({"RETENTION_DAYS": "a month"})
 
@@ -542,7 +544,7 @@ async def test_another_method_is_answered_with_those_that_are_allowed(
     face: Face, method: str, path: str, allow: str
 ) -> None:
     answer = await face.client.request(method, path)
-    assert PATH in problem(answer, 405)
+    assert problem(answer, 405) == f"send logs with POST {path}"
     assert answer.headers["allow"] == allow
 
 
@@ -556,7 +558,7 @@ async def test_logs_requests_and_events_are_counted(face: Face) -> None:
         names: list[tuple[str, dict[str, str]]] = [
             ("torpor_ingest_logs_total", {"outcome": "accepted"}),
             ("torpor_ingest_logs_total", {"outcome": "rejected"}),
-            ("torpor_ingest_requests_total", {"status": "200"}),
+            ("torpor_ingest_requests_total", {"protocol": "http", "status": "200"}),
             ("torpor_ingest_events_total", {}),
             ("torpor_ingest_bytes_total", {}),
         ]
@@ -565,3 +567,24 @@ async def test_logs_requests_and_events_are_counted(face: Face) -> None:
     before = counts()
     await face.post(LINE + b"\nbroken\n" + LINE, **LINES)
     assert [now - then for now, then in zip(counts(), before, strict=True)] == [2, 1, 1, 1, len(face.events[0])]
+
+
+async def test_requests_are_counted_by_protocol_and_those_without_one_as_none(face: Face) -> None:
+    def counts() -> dict[tuple[str, str], float]:
+        (family,) = (family for family in REGISTRY.collect() if family.name == "torpor_ingest_requests")
+        samples = [sample for sample in family.samples if sample.name.endswith("_total")]
+        return {(sample.labels["protocol"], sample.labels["status"]): sample.value for sample in samples}
+
+    before = counts()
+    await face.post(LINE)
+    await face.post(LINE, path="/")
+    await face.post(b"broken")
+    await face.post(LINE, path="/nothing")
+    await face.client.request("DELETE", PATH)
+    grown = {labels: value - before.get(labels, 0) for labels, value in counts().items()}
+    assert {labels: value for labels, value in grown.items() if value} == {
+        ("http", "200"): 2,
+        ("http", "400"): 1,
+        ("none", "404"): 1,
+        ("none", "405"): 1,
+    }

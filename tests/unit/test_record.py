@@ -41,11 +41,11 @@ def test_a_row_lacks_no_column(column: str) -> None:
         decode(msgspec.json.encode(row))
 
 
-def test_aliases_are_in_lower_case_and_lead_to_levels() -> None:
+def test_aliases_are_levels_or_in_lower_case_and_lead_to_levels() -> None:
     assert set(LEVEL_ALIASES.values()) == set(LEVELS)
-    assert all(alias == alias.lower() for alias in LEVEL_ALIASES)
+    assert {alias for alias in LEVEL_ALIASES if alias != alias.lower()} == set(LEVELS)
 
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_a_level_is_its_own_alias(level: str) -> None:
-    assert LEVEL_ALIASES[level.lower()] == level
+    assert LEVEL_ALIASES[level.lower()] == LEVEL_ALIASES[level] == level

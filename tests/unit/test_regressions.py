@@ -11,10 +11,10 @@ import pytest
 from functions.common import timestamps
 from functions.common.errors import BadRequest, BadRows
 from functions.common.log import JsonFormatter
-from functions.common.record import TABLE
+from functions.common.record import TABLE, Incoming
 from functions.export.function import Config, Export
 from functions.export.routes import ExportQuery
-from functions.ingest import cloudevents
+from functions.ingest.dialects import cloudevents
 from tests.support.engine import fresh_database
 
 EVENT = {
@@ -29,8 +29,8 @@ EVENT = {
 def subject(value: str) -> str:
     """The subject of an event with this header."""
     ((_, record),) = cloudevents.records({**EVENT, "ce-subject": value}, "text/plain", b"")
-    text: str = json.loads(record)["metadata"]["cloudevents.event_subject"]
-    return text
+    assert isinstance(record, Incoming)
+    return record.metadata["cloudevents.event_subject"]
 
 
 @pytest.mark.parametrize("encoded", ["%FF", "caf%E9", "%C0%A0", "%ED%A0%80", "caf\xe9"])

@@ -12,13 +12,14 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Mapping
-from typing import Any
 from urllib.parse import unquote_to_bytes
 
 import msgspec
 
 from functions.common.errors import BadRequest
-from functions.ingest.decode import Numbered
+from functions.common.record import Incoming
+from functions.ingest.dialects import json_records
+from functions.ingest.records import Numbered, Rejected
 
 STRUCTURED = "application/cloudevents+json"
 BATCHED = "application/cloudevents-batch+json"
@@ -41,7 +42,7 @@ def is_cloudevent(headers: Mapping[str, str], kind: str) -> bool:
 
 
 def records(headers: Mapping[str, str], kind: str, body: bytes) -> Numbered:
-    """One JSON record an event. Raises BadRequest, naming the event's place, if one is malformed."""
+    """One record an event. Raises BadRequest, naming the event's place, if one is malformed."""
     try:
         if kind == BATCHED:
             events = _array(body)
@@ -49,7 +50,7 @@ def records(headers: Mapping[str, str], kind: str, body: bytes) -> Numbered:
             events = [_object(body)]
         else:
             events = [_binary(headers, kind, body)]
-        return [(number, msgspec.json.encode(_record(number, event))) for number, event in enumerate(events, 1)]
+        return [(number, _record(number, event)) for number, event in enumerate(events, 1)]
     except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
         raise BadRequest(f"not a CloudEvent: {error}") from None
 
@@ -69,7 +70,7 @@ def _attribute(value: str) -> str:
     return unquote_to_bytes(value.encode("latin-1")).decode()
 
 
-def _record(number: int, event: Fields) -> dict[str, Any]:
+def _record(number: int, event: Fields) -> Incoming | Rejected:
     event = _present(event)  # in the JSON format null means absent
     if _as_text(event.get("specversion")) != "1.0":
         raise BadRequest(f"event {number}: specversion is not 1.0")
@@ -82,13 +83,14 @@ def _record(number: int, event: Fields) -> dict[str, Any]:
             metadata[f"cloudevents.event_{name}" if name in (*_REQUIRED, "subject") else f"cloudevents.{name}"] = value
     if match := _TRACEPARENT.fullmatch(_as_text(event.get("traceparent"))):
         record = {"trace_id": _as_raw(match[1]), "span_id": _as_raw(match[2]), **record}
-    return {
+    fields = {
         "service": event["source"],
         **record,
         "timestamp": event.get("time"),
         "id": f"{_as_text(event['source'])}#{_as_text(event['id'])}",
         "metadata": metadata,
     }
+    return json_records.read(msgspec.json.encode(fields))
 
 
 def _data(number: int, event: Fields) -> tuple[Fields, Fields]:

@@ -1,0 +1,1 @@
+"""The protocols that clients speak: a module each, bytes to records."""

@@ -1,0 +1,57 @@
+"""Torpor's gRPC messages (schema/log.proto) to records. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import msgspec
+from google.protobuf.message import DecodeError
+
+from functions.common.errors import BadRequest
+from functions.common.record import Incoming
+from functions.ingest.dialects.json_records import texts
+from functions.ingest.proto.log_pb2 import LogBatch, LogEntry
+from functions.ingest.records import Numbered, Rejected
+
+
+def entry(data: bytes) -> LogEntry | Rejected:
+    """A LogEntry, or why the bytes are none."""
+    try:
+        return LogEntry.FromString(data)
+    except DecodeError:
+        return Rejected(None, "the message is not a LogEntry")
+
+
+def batch(data: bytes) -> Sequence[LogEntry]:
+    """The entries of a LogBatch. Raises BadRequest if the bytes are none."""
+    try:
+        return LogBatch.FromString(data).logs
+    except DecodeError:
+        raise BadRequest("the message is not a LogBatch") from None
+
+
+def records(entries: Iterable[LogEntry | Rejected], first: int = 1) -> Numbered:
+    """The records of entries, numbered from `first` on."""
+    return enumerate(_records(entries), first)
+
+
+def _records(entries: Iterable[LogEntry | Rejected]) -> Iterator[Incoming | Rejected]:
+    for given in entries:
+        if isinstance(given, Rejected):
+            yield given
+            continue
+        try:
+            metadata = texts(text) if (text := given.metadata) else {}
+        except (msgspec.DecodeError, RecursionError):
+            yield Rejected("metadata", "not a JSON object")
+            continue
+        yield Incoming(
+            given.service,
+            given.message,
+            given.timestamp or None,
+            given.level or "INFO",
+            metadata,
+            given.trace_id,
+            given.span_id,
+            given.id,
+        )

@@ -1,0 +1,41 @@
+"""Syslog and CEF by HTTP: a line a log. It is answered as Torpor's own protocol is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from functions.common import syslog, timestamps
+from functions.common.errors import TooLarge, UnsupportedMediaType
+from functions.common.identity import MAX_RECORDS
+from functions.common.record import Incoming
+from functions.ingest.decode import media_type
+from functions.ingest.dialects.own import Own
+from functions.ingest.records import Numbered
+
+_KINDS = {"", "text/plain", "application/syslog", "application/octet-stream"}
+
+
+class Syslog(Own):
+    """A request of this protocol."""
+
+    name = "syslog"
+
+    def records(self, body: bytes) -> Numbered:
+        """The records of a body of lines; they arrive now. Raises UnsupportedMediaType, and TooLarge once read."""
+        kind = media_type(self._headers.get("content-type", ""))
+        if kind not in _KINDS:
+            raise UnsupportedMediaType(
+                f"content type {kind[:64]!r} is not read here; send lines of syslog with 'Content-Type: text/plain'"
+            )
+        return _lines(body.removeprefix(b"\xef\xbb\xbf"), timestamps.now())
+
+
+def _lines(body: bytes, received: int) -> Iterator[tuple[int, Incoming]]:
+    if body.count(b"\n") >= MAX_RECORDS:  # before each line becomes an object: they may be millions
+        raise TooLarge(f"the request has more than {MAX_RECORDS - 1} records")
+    for number, line in enumerate(body.split(b"\n"), 1):
+        if line and not line.isspace():
+            yield number, syslog.read(line, received)
+
+
+new = Syslog

@@ -1,0 +1,1 @@
+"""Ingest over gRPC: a server of its own, since Knative gives a Service one port."""
