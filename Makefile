@@ -52,9 +52,12 @@ rollup: $(READY) ## Make missing rollups on the ClickHouse that CLICKHOUSE_HOST 
 test: $(READY) ## Unit, contract and end-to-end tests on the embedded parts
 	$(PY) -m pytest
 
+# What comes before Kafka is the same, whatever the broker.
+NO_KAFKA := elasticsearch_clients grpc handler relay ship splunk_client
+
 .PHONY: test-kafka
 test-kafka: $(READY) ## End-to-end tests on Apache Kafka (needs Java 17 and Maven)
-	TEST_KAFKA=apache $(PY) -m pytest -m "not large" tests/kafka tests/e2e
+	TEST_KAFKA=apache $(PY) -m pytest -m "not large" tests/kafka tests/e2e $(foreach name,$(NO_KAFKA),--ignore tests/e2e/test_$(name).py)
 
 .PHONY: test-input
 test-input: $(READY) ## Bad input of every kind against running parts; prints a line a class

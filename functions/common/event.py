@@ -29,12 +29,17 @@ MAX_RECORD_BYTES = 2 * 1024 * 1024
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Event:
-    """A batch of one tenant's logs; `origin` says where in Kafka it was read ("partition/offset"), if it was."""
+    """A batch of one tenant's logs.
+
+    `origin` says where in Kafka it was read ("partition/offset"), if it was; `time` is when ingest made it, in
+    nanoseconds, or 0 if that is not known.
+    """
 
     id: str
     tenant: str
     data: bytes
     origin: str = ""
+    time: int = dataclasses.field(default=0, compare=False)
 
     @classmethod
     def fresh(cls, tenant: str, data: bytes) -> Event:
@@ -71,7 +76,14 @@ class Event:
         # Values are percent-encoded where a header could not hold them (HTTP binding 1.0, 3.1.3.2).
         event_id, tenant = unquote(headers["ce-id"]), unquote(headers["ce-tenant"])
         origin = "/".join(headers.get(f"ce-knativekafka{name}", "") for name in ("partition", "offset"))
-        return cls(event_id, tenant, data, origin.strip("/"))
+        return cls(event_id, tenant, data, origin.strip("/"), _time(headers.get("ce-time", "")))
+
+
+def _time(text: str) -> int:
+    try:
+        return timestamps.parse(text)
+    except ValueError:
+        return 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -81,7 +81,10 @@ class Host:
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
+        from functions.common import metrics
+
         await self._function.start()
+        metrics.READY_TIME.set_to_current_time()
         await send({"type": "lifespan.startup.complete"})
         await receive()
         await self._function.stop()

@@ -19,7 +19,7 @@ from functions.common import metrics, timestamps
 from functions.common.clickhouse import ClickHouse, ClickHouseConfig
 from functions.common.commit import GroupCommit
 from functions.common.config import load, setting
-from functions.common.errors import BadRows, MethodNotAllowed
+from functions.common.errors import BadRows, MethodNotAllowed, TorporError
 from functions.common.event import MAX_RECORD_BYTES, Event
 from functions.common.framework import application
 from functions.common.http import Json, problem, read_body
@@ -102,9 +102,18 @@ class Index:
         # A token serves only if the same event comes alone again; FINAL is what makes counts right.
         token = events[0].id if len(events) == 1 else ""
         data = b"\n".join(event.data for event in events)
-        await self.clickhouse.insert(TABLE, data, token)
+        try:
+            await self.clickhouse.insert(TABLE, data, token)
+        except TorporError:
+            metrics.FAILED_INSERTS.inc()
+            raise
         self._inserted = True
+        now = timestamps.now()
+        for event in events:
+            if event.time:
+                metrics.SEARCHABLE_SECONDS.observe(max(0, now - event.time) / timestamps.NANOSECONDS)
         metrics.INSERTS.inc()
+        metrics.INSERT_EVENTS.observe(len(events))
         metrics.INSERTED_BYTES.inc(len(data))
         metrics.INSERT_SECONDS.observe(time.perf_counter() - started)
 

@@ -110,10 +110,13 @@ class Intake:
         )
         metrics.INGESTED.labels("accepted").inc(outcome.accepted)
         metrics.INGESTED.labels("rejected").inc(outcome.rejected)
+        for reason, count in outcome.reasons.items():
+            metrics.REJECTED.labels(reason).inc(count)
         return outcome
 
     async def _publish(self, chunks: list[Chunk]) -> None:
         event = Event.fresh(self.config.tenant, b"\n".join(chunk.data for chunk in chunks))
         await self._publisher.publish(self.config.kafka.kafka_topic, event.id, event.data, event.kafka_headers())
         metrics.EVENTS.inc()
+        metrics.EVENT_LOGS.observe(sum(chunk.count for chunk in chunks))
         metrics.INGESTED_BYTES.inc(len(event.data))

@@ -30,13 +30,17 @@ class LineError(msgspec.Struct):
 
 @dataclasses.dataclass(slots=True)
 class Outcome:
-    """What became of a request's records, known as `batch`; `errors` holds the first `max_errors` rejected ones."""
+    """What became of a request's records, known as `batch`; `errors` holds the first `max_errors` rejected ones.
+
+    `reasons` counts the rejected by the field at fault.
+    """
 
     batch: str = ""
     accepted: int = 0
     rejected: int = 0
     errors: list[LineError] = dataclasses.field(default_factory=list)
     max_errors: int = MAX_ERRORS
+    reasons: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -75,6 +79,8 @@ class Normaliser:
                 row = self._row(record, base, number)
             except Rejected as rejected:
                 outcome.rejected += 1
+                reason = rejected.field or "record"
+                outcome.reasons[reason] = outcome.reasons.get(reason, 0) + 1
                 if len(outcome.errors) < outcome.max_errors:
                     outcome.errors.append(LineError(number, rejected.field, str(rejected)))
                 if outcome.rejected % MAX_LOGS == 0:

@@ -9,6 +9,7 @@ import httpx
 import pytest
 from prometheus_client import REGISTRY
 
+from functions.common import timestamps
 from functions.common.config import ConfigError
 from functions.common.errors import BadRows, ClickHouseUnavailable, KafkaUnavailable
 from functions.common.event import MAX_RECORD_BYTES, Event
@@ -41,7 +42,8 @@ class Face:
         if event.origin:
             partition, offset = event.origin.split("/")
             given |= {"ce-knativekafkapartition": partition, "ce-knativekafkaoffset": offset}
-        return await self.client.post(path, content=event.data, headers={**given, **headers})
+        given |= {name.replace("_", "-"): value for name, value in headers.items()}
+        return await self.client.post(path, content=event.data, headers=given)
 
 
 async def started(config: Config) -> AsyncIterator[Face]:
@@ -281,3 +283,35 @@ async def test_a_function_is_made_from_the_environment() -> None:
     await function.clickhouse.close()
     with pytest.raises(ConfigError, match="MAX_INSERT_BYTES"):
         new({"MAX_INSERT_BYTES": "many"})
+
+
+def sample(name: str, **labels: str) -> float:
+    return REGISTRY.get_sample_value(name, labels) or 0
+
+
+async def test_the_time_from_ingest_to_a_search_is_measured_event_by_event(face: Face) -> None:
+    count, total = sample("torpor_index_searchable_seconds_count"), sample("torpor_index_searchable_seconds_sum")
+    made = timestamps.iso(timestamps.now() - 20 * timestamps.NANOSECONDS)
+    assert (await face.post(event("a"), ce_time=made)).status_code == 204
+    assert (await face.post(event("b"), ce_time="some day")).status_code == 204
+    assert sample("torpor_index_searchable_seconds_count") == count + 1
+    assert 20 <= sample("torpor_index_searchable_seconds_sum") - total < 25
+
+
+async def test_inserts_that_fail_are_counted_and_not_as_inserts(face: Face) -> None:
+    before = sample("torpor_index_failed_inserts_total"), sample("torpor_index_inserts_total")
+    face.clickhouse.failure = ClickHouseUnavailable("away")
+    assert (await face.post(event())).status_code == 503
+    after = sample("torpor_index_failed_inserts_total"), sample("torpor_index_inserts_total")
+    assert after == (before[0] + 1, before[1])
+
+
+async def test_the_events_of_an_insert_are_measured(face: Face) -> None:
+    before = sample("torpor_index_insert_events_sum"), sample("torpor_index_insert_events_count")
+    face.clickhouse.gate.clear()
+    posts = [asyncio.ensure_future(face.post(event(f"g{number}"))) for number in range(5)]
+    await turns()
+    face.clickhouse.gate.set()
+    await asyncio.gather(*posts)
+    total, count = sample("torpor_index_insert_events_sum"), sample("torpor_index_insert_events_count")
+    assert total - before[0] == 5 and count - before[1] <= 5

@@ -5,9 +5,11 @@ import dataclasses
 import gzip
 import json
 import logging
+import time
 import uuid
 import zlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, MutableMapping
+from typing import Any
 
 import httpx
 import pytest
@@ -588,3 +590,35 @@ async def test_requests_are_counted_by_protocol_and_those_without_one_as_none(fa
         ("none", "404"): 1,
         ("none", "405"): 1,
     }
+
+
+async def test_rejected_logs_are_counted_by_the_field_at_fault_and_events_by_their_logs(face: Face) -> None:
+    def counts() -> list[float]:
+        reasons = [
+            ("torpor_ingest_rejected_total", {"reason": reason}) for reason in ("service", "timestamp", "record")
+        ]
+        names: list[tuple[str, dict[str, str]]] = [*reasons, ("torpor_ingest_event_logs_sum", {})]
+        return [REGISTRY.get_sample_value(name, labels) or 0 for name, labels in names]
+
+    before = counts()
+    bad = b'{"message":"m"}\n{"service":"s","timestamp":"then"}\n{"service":"s","timestamp":"no"}\nbroken\n'
+    await face.post(bad + LINE + b"\n" + LINE, **LINES)
+    assert [now - then for now, then in zip(counts(), before, strict=True)] == [1, 2, 1, 2]
+
+
+async def test_the_moment_when_the_process_began_to_serve_is_told() -> None:
+    app, sent = Host(Ingest(Config(), MemoryPublisher())), []
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        sent.append(message["type"])
+
+    stages = iter(["lifespan.startup", "lifespan.shutdown"])
+
+    async def receive() -> MutableMapping[str, Any]:
+        return {"type": next(stages)}
+
+    before = time.time()
+    await app({"type": "lifespan"}, receive, send)
+    assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+    ready = REGISTRY.get_sample_value("torpor_ready_timestamp_seconds")
+    assert ready is not None and before <= ready <= time.time()
