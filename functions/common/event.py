@@ -32,7 +32,7 @@ class Event:
     """A batch of one tenant's logs.
 
     `origin` says where in Kafka it was read ("partition/offset"), if it was; `time` is when ingest made it, in
-    nanoseconds, or 0 if that is not known.
+    nanoseconds, or 0 if that is not known; `traceparent` is the trace it belongs to, if it is traced.
     """
 
     id: str
@@ -40,11 +40,12 @@ class Event:
     data: bytes
     origin: str = ""
     time: int = dataclasses.field(default=0, compare=False)
+    traceparent: str = ""
 
     @classmethod
-    def fresh(cls, tenant: str, data: bytes) -> Event:
+    def fresh(cls, tenant: str, data: bytes, traceparent: str = "") -> Event:
         """A new event with an id of its own."""
-        return cls(batch_id(), tenant, data)
+        return cls(batch_id(), tenant, data, traceparent=traceparent)
 
     def kafka_headers(self) -> list[tuple[str, bytes]]:
         """The record's headers."""
@@ -57,9 +58,10 @@ class Event:
             # KafkaSource does not map the record's key, so the attribute repeats it.
             "partitionkey": self.id,
             "tenant": self.tenant,
+            "traceparent": self.traceparent,
         }
         return [
-            *((f"ce_{name}", value.encode()) for name, value in attributes.items()),
+            *((f"ce_{name}", value.encode()) for name, value in attributes.items() if value),
             ("content-type", CONTENT_TYPE.encode()),
         ]
 
@@ -76,7 +78,8 @@ class Event:
         # Values are percent-encoded where a header could not hold them (HTTP binding 1.0, 3.1.3.2).
         event_id, tenant = unquote(headers["ce-id"]), unquote(headers["ce-tenant"])
         origin = "/".join(headers.get(f"ce-knativekafka{name}", "") for name in ("partition", "offset"))
-        return cls(event_id, tenant, data, origin.strip("/"), _time(headers.get("ce-time", "")))
+        time, traceparent = _time(headers.get("ce-time", "")), headers.get("ce-traceparent", "")
+        return cls(event_id, tenant, data, origin.strip("/"), time, traceparent)
 
 
 def _time(text: str) -> int:

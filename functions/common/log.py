@@ -14,6 +14,8 @@ import traceback
 
 import msgspec
 
+from functions.common import tracing
+
 _STANDARD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
 # What JSON leaves as it is and a terminal obeys: DEL and the controls above it, line separators, changes of direction.
 _UNSEEN = re.compile("[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
@@ -30,6 +32,8 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
+        if traceparent := tracing.current.get():
+            line["trace_id"] = traceparent[3:35]
         line.update((key, value) for key, value in vars(record).items() if key not in _STANDARD)
         if record.exc_info and record.exc_info[1] is not None:
             line["exception"] = "".join(traceback.format_exception(record.exc_info[1]))

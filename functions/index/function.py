@@ -26,6 +26,7 @@ from functions.common.http import Json, problem, read_body
 from functions.common.kafka import KafkaConfig, KafkaPublisher, Publisher
 from functions.common.record import TABLE
 from functions.common.rollup import settle
+from functions.common.tracing import TraceConfig, Tracer
 from functions.index.salvage import salvage
 
 log = logging.getLogger(__name__)
@@ -37,6 +38,7 @@ class Config:
 
     kafka: KafkaConfig = dataclasses.field(default_factory=KafkaConfig)
     clickhouse: ClickHouseConfig = dataclasses.field(default_factory=ClickHouseConfig)
+    traces: TraceConfig = dataclasses.field(default_factory=TraceConfig)
     max_insert_bytes: int = setting(64 * 1024 * 1024, "Bytes of an insert; one event may be larger")
     max_waiting_bytes: int = setting(128 * 1024 * 1024, "Bytes in progress before the answer is 503")
     rollup_seconds: int = setting(60, "Seconds between makings of rollups while logs come in; 0 is never")
@@ -50,6 +52,7 @@ class Index:
         self.clickhouse = clickhouse
         self.publisher = publisher
         self.app = application("index", self.respond)
+        self._tracer = Tracer(config.traces, "index")
         self._inserted = False
 
     async def start(self) -> None:
@@ -63,6 +66,7 @@ class Index:
         )
         self._rollups = asyncio.create_task(self._roll_up())
         await self.publisher.start()
+        await self._tracer.start()
 
     async def ready(self) -> None:
         """Return if ClickHouse answers."""
@@ -75,6 +79,7 @@ class Index:
         await self._commit.drain()
         await self.publisher.stop()
         await self.clickhouse.close()
+        await self._tracer.stop()
 
     async def respond(self, request: Request) -> Response:
         """Turn every outcome into a response: nothing escapes to the framework."""
@@ -103,7 +108,9 @@ class Index:
         token = events[0].id if len(events) == 1 else ""
         data = b"\n".join(event.data for event in events)
         try:
-            await self.clickhouse.insert(TABLE, data, token)
+            traces = dict.fromkeys(event.traceparent for event in events if event.traceparent)
+            with self._tracer.span("insert", *traces, events=len(events)):
+                await self.clickhouse.insert(TABLE, data, token)
         except TorporError:
             metrics.FAILED_INSERTS.inc()
             raise

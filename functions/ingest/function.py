@@ -107,8 +107,9 @@ class Ingest:
                 packed = await read_body(request, limit)
                 body = inflate(packed, headers.get("content-encoding") or dialect.encoding, limit)
                 with self.intake.hold(len(body) if body is not packed else 0):
-                    records = dialect.records(body)
-                    outcome = await self.intake.store(records, headers.get("idempotency-key"), dialect.max_errors)
+                    records, trace = dialect.records(body), headers.get("traceparent", "")
+                    key = headers.get("idempotency-key")
+                    outcome = await self.intake.store(records, key, dialect.max_errors, trace)
         except Exception as error:  # noqa: BLE001  each protocol has its own way to say what went wrong
             return dialect.problem(error)
         return dialect.answer(outcome)

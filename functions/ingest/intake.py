@@ -18,6 +18,7 @@ from functions.common.errors import BadRequest, Overloaded
 from functions.common.event import MAX_DATA_BYTES, MAX_LOGS, Event
 from functions.common.identity import batch_id
 from functions.common.kafka import KafkaConfig, Publisher
+from functions.common.tracing import TraceConfig, Tracer
 from functions.ingest.normalise import MAX_ERRORS, Chunk, Normaliser, Outcome
 from functions.ingest.records import Numbered
 
@@ -31,6 +32,7 @@ class Config:
     """Settings of ingest."""
 
     kafka: KafkaConfig = dataclasses.field(default_factory=KafkaConfig)
+    traces: TraceConfig = dataclasses.field(default_factory=TraceConfig)
     tenant: str = setting("default", "Tenant that logs are stored and searched under")
     retention_days: int = setting(30, "Days after which logs are deleted; ingest refuses older ones")
     max_request_bytes: int = setting(20 * 1024 * 1024, "Bytes of a request's body, packed and unpacked")
@@ -49,6 +51,7 @@ class Intake:
     def __init__(self, config: Config, publisher: Publisher) -> None:
         self.config = config
         self._publisher = publisher
+        self._tracer = Tracer(config.traces, "ingest")
         self._held = 0
 
     async def start(self) -> None:
@@ -61,6 +64,7 @@ class Intake:
             max_waiting=self.config.max_waiting_bytes,
         )
         await self._publisher.start()
+        await self._tracer.start()
 
     async def ready(self) -> None:
         """Return if Kafka is connected."""
@@ -70,6 +74,7 @@ class Intake:
         """Wait for the events under way and disconnect."""
         await self._commit.drain()
         await self._publisher.stop()
+        await self._tracer.stop()
 
     @contextlib.contextmanager
     def hold(self, size: int) -> Iterator[None]:
@@ -82,11 +87,18 @@ class Intake:
         finally:
             self._held -= size
 
-    async def store(self, records: Numbered, key: str | None, max_errors: int = MAX_ERRORS) -> Outcome:
+    async def store(
+        self, records: Numbered, key: str | None, max_errors: int = MAX_ERRORS, traceparent: str = ""
+    ) -> Outcome:
         """Return when Kafka has the good records. Raises TorporError if it has none of them, or may not have them.
 
         `key` is the client's Idempotency-Key, if it gave one: records of the same key and number are the same log.
+        `traceparent` is the client's, if it traces its requests.
         """
+        with self._tracer.span("ingest", traceparent) as trace:
+            return await self._store(records, key, max_errors, trace)
+
+    async def _store(self, records: Numbered, key: str | None, max_errors: int, trace: str) -> Outcome:
         if key is not None and not _KEY.fullmatch(key):
             raise BadRequest("the Idempotency-Key is not 1 to 255 visible ASCII characters")
         outcome = Outcome(key or batch_id(), max_errors=max_errors)
@@ -106,7 +118,7 @@ class Intake:
             await asyncio.sleep(0)  # a large request must not keep the others waiting
         # All chunks are admitted, or none: Overloaded, too, leaves no trace.
         await self._commit.add_all(
-            [(chunk, len(chunk.data) + 1, chunk.count) for chunk in chunks], key=self.config.tenant
+            [((chunk, trace), len(chunk.data) + 1, chunk.count) for chunk in chunks], key=self.config.tenant
         )
         metrics.INGESTED.labels("accepted").inc(outcome.accepted)
         metrics.INGESTED.labels("rejected").inc(outcome.rejected)
@@ -114,9 +126,12 @@ class Intake:
             metrics.REJECTED.labels(reason).inc(count)
         return outcome
 
-    async def _publish(self, chunks: list[Chunk]) -> None:
-        event = Event.fresh(self.config.tenant, b"\n".join(chunk.data for chunk in chunks))
-        await self._publisher.publish(self.config.kafka.kafka_topic, event.id, event.data, event.kafka_headers())
+    async def _publish(self, waiting: list[tuple[Chunk, str]]) -> None:
+        data = b"\n".join(chunk.data for chunk, _ in waiting)
+        logs = sum(chunk.count for chunk, _ in waiting)
+        with self._tracer.span("publish", *dict.fromkeys(trace for _, trace in waiting), logs=logs) as traceparent:
+            event = Event.fresh(self.config.tenant, data, traceparent)
+            await self._publisher.publish(self.config.kafka.kafka_topic, event.id, event.data, event.kafka_headers())
         metrics.EVENTS.inc()
-        metrics.EVENT_LOGS.observe(sum(chunk.count for chunk in chunks))
-        metrics.INGESTED_BYTES.inc(len(event.data))
+        metrics.EVENT_LOGS.observe(logs)
+        metrics.INGESTED_BYTES.inc(len(data))

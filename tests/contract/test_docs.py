@@ -16,7 +16,7 @@ from functions.common.record import COLUMNS
 from functions.export.routes import routes as export_routes
 from functions.ingest.function import HEALTH, ROUTES
 from functions.query.routes import routes as query_routes
-from tests.support.docs import setting_rows
+from tests.support.docs import metric_rows, setting_rows
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -36,6 +36,11 @@ def table(first_cell: str) -> list[list[str]]:
 def test_every_setting_stands_in_the_readme_with_its_default() -> None:
     _, _, rest = README.partition("| Variable |")
     assert rest.split("\n\n")[0].splitlines()[2:] == setting_rows()
+
+
+def test_every_metric_stands_in_the_readme() -> None:
+    _, _, rest = README.partition("| Metric |")
+    assert rest.split("\n\n")[0].splitlines()[2:] == metric_rows()
 
 
 def test_every_route_stands_in_the_readme() -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
+from prometheus_client.metrics import MetricWrapperBase
+
+from functions.common import metrics
 from functions.common.clickhouse import ClickHouseConfig
 from functions.common.config import settings
 from functions.common.host import HostConfig
@@ -55,10 +58,23 @@ def setting_rows() -> list[str]:
     return [row.format(readers=", ".join(readers)) for row, readers in rows.values()]
 
 
+def metric_rows() -> list[str]:
+    """The rows of the table of metrics, in the order of the code."""
+    found = [metric for metric in vars(metrics).values() if isinstance(metric, MetricWrapperBase)]
+    rows = []
+    for metric in found:
+        (family,) = metric.describe()
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        labels = ", ".join(metric._labelnames)
+        rows.append(f"| `{name}` | {family.type} | {labels} | {family.documentation} |")
+    return rows
+
+
 def _row(name: str, default: object, text: str) -> str:
     shown = str(default).lower() if isinstance(default, bool) else str(default)
     return f"| `{name}` | {f'`{shown}`' if shown else ''} | {{readers}} | {text} |"
 
 
 if __name__ == "__main__":
+    print("| Metric | Type | Labels | Meaning |", "|---|---|---|---|", *metric_rows(), "", sep="\n")
     print("| Variable | Default | Read by | Meaning |", "|---|---|---|---|", *setting_rows(), sep="\n")

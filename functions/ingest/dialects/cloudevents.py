@@ -19,7 +19,7 @@ import msgspec
 from functions.common.errors import BadRequest
 from functions.common.record import Incoming
 from functions.ingest.dialects import json_records
-from functions.ingest.records import Numbered, Rejected
+from functions.ingest.records import Numbered, Rejected, check_commas
 
 STRUCTURED = "application/cloudevents+json"
 BATCHED = "application/cloudevents-batch+json"
@@ -44,6 +44,7 @@ def is_cloudevent(headers: Mapping[str, str], kind: str) -> bool:
 def records(headers: Mapping[str, str], kind: str, body: bytes) -> Numbered:
     """One record an event. Raises BadRequest, naming the event's place, if one is malformed."""
     try:
+        check_commas(body)
         if kind == BATCHED:
             events = _array(body)
         elif kind == STRUCTURED:

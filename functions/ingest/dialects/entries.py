@@ -7,11 +7,16 @@ from collections.abc import Iterable, Iterator, Sequence
 import msgspec
 from google.protobuf.message import DecodeError
 
-from functions.common.errors import BadRequest
+from functions.common.errors import BadRequest, TooLarge
+from functions.common.identity import MAX_RECORDS
 from functions.common.record import Incoming
+from functions.ingest.dialects import wire
 from functions.ingest.dialects.json_records import texts
-from functions.ingest.proto.log_pb2 import LogBatch, LogEntry
+from functions.ingest.proto.log_pb2 import LogEntry
 from functions.ingest.records import Numbered, Rejected
+
+_LOGS = 1
+"""The number of LogBatch's field."""
 
 
 def entry(data: bytes) -> LogEntry | Rejected:
@@ -22,21 +27,28 @@ def entry(data: bytes) -> LogEntry | Rejected:
         return Rejected(None, "the message is not a LogEntry")
 
 
-def batch(data: bytes) -> Sequence[LogEntry]:
-    """The entries of a LogBatch. Raises BadRequest if the bytes are none."""
+def batch(data: bytes) -> Sequence[bytes]:
+    """The entries of a LogBatch. Raises BadRequest if the bytes are none, TooLarge for more than a call may hold."""
+    logs: list[bytes] = []
     try:
-        return LogBatch.FromString(data).logs
+        for number, part in wire.parts(data):
+            if number == _LOGS:
+                logs.append(part)
+            if len(logs) >= MAX_RECORDS:
+                raise TooLarge(f"the batch has more than {MAX_RECORDS - 1} records")
+        return logs
     except DecodeError:
         raise BadRequest("the message is not a LogBatch") from None
 
 
-def records(entries: Iterable[LogEntry | Rejected], first: int = 1) -> Numbered:
-    """The records of entries, numbered from `first` on."""
+def records(entries: Iterable[bytes], first: int = 1) -> Numbered:
+    """The records of entries, parsed one at a time and numbered from `first` on."""
     return enumerate(_records(entries), first)
 
 
-def _records(entries: Iterable[LogEntry | Rejected]) -> Iterator[Incoming | Rejected]:
-    for given in entries:
+def _records(entries: Iterable[bytes]) -> Iterator[Incoming | Rejected]:
+    for data in entries:
+        given = entry(data)
         if isinstance(given, Rejected):
             yield given
             continue

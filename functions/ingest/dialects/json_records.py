@@ -14,7 +14,7 @@ import msgspec
 from functions.common.errors import BadRequest, TooLarge, UnsupportedMediaType
 from functions.common.identity import MAX_RECORDS
 from functions.common.record import Incoming
-from functions.ingest.records import Numbered, Rejected
+from functions.ingest.records import Numbered, Rejected, check_commas, check_size
 
 LINES = {"application/x-ndjson", "application/ndjson", "application/jsonl", "application/x-jsonlines"}
 JSON = {"application/json", "text/json"}
@@ -52,6 +52,7 @@ def _json(body: bytes) -> Numbered:
     start = body.lstrip()[:1]
     try:
         if start == b"[":
+            check_commas(body)
             return _items(_array(body))
         if start == b"{":
             return [(1, read(_value(body)))]
@@ -87,6 +88,7 @@ _number = msgspec.json.Decoder(int | float).decode
 def read(raw: bytes | msgspec.Raw) -> Incoming | Rejected:
     """The record that a JSON object is, or why it is none."""
     try:
+        check_size(raw)
         try:
             return _strict(raw)
         except msgspec.ValidationError:

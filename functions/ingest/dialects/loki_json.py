@@ -7,7 +7,7 @@ import msgspec
 from functions.common.errors import BadRequest
 from functions.ingest.dialects import loki_fields
 from functions.ingest.dialects.loki_fields import Entry, Texts, nanoseconds
-from functions.ingest.records import Numbered, Rejected
+from functions.ingest.records import Numbered, Rejected, check_commas, check_size
 
 
 class Stream(msgspec.Struct, gc=False):
@@ -41,7 +41,8 @@ _FIELDS = {"`$[0]`": "timestamp", "`$[1]`": "message"}
 
 
 def records(body: bytes) -> Numbered:
-    """The entries of a push request. Raises BadRequest if it is none."""
+    """The entries of a push request. Raises BadRequest if it is none, TooLarge for too many items."""
+    check_commas(body)
     try:
         streams = _request(body).streams or []
     except _FAULTS as error:
@@ -50,10 +51,12 @@ def records(body: bytes) -> Numbered:
 
 
 def _labels(raw: msgspec.Raw) -> Texts:
+    check_size(raw, "labels")
     return _texts(raw, "labels")
 
 
 def _entry(raw: msgspec.Raw) -> Entry:
+    check_size(raw)
     try:
         value = _value(raw)
     except _FAULTS as error:

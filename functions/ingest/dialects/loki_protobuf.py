@@ -7,15 +7,22 @@ literals").
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 
 from google.protobuf.message import DecodeError
 
-from functions.common.errors import BadRequest
+from functions.common.errors import BadRequest, TooLarge
+from functions.common.identity import MAX_RECORDS
 from functions.common.timestamps import NANOSECONDS
-from functions.ingest.dialects import loki_fields
+from functions.ingest.dialects import loki_fields, wire
 from functions.ingest.dialects.loki_fields import Entry, Texts, nanoseconds
+from functions.ingest.normalise import MAX_METADATA
 from functions.ingest.proto import loki_pb2
-from functions.ingest.records import Numbered, Rejected
+from functions.ingest.records import Numbered, Rejected, check_size
+
+# The numbers of the fields of a PushRequest, and of its streams.
+_STREAMS = 1
+_LABELS, _ENTRIES = 1, 2
 
 _QUOTED = r'"[^"\\\n]*+(?:\\.[^"\\\n]*+)*+"|`[^`]*+`'
 _PAIR = re.compile(rf"\s*+([A-Za-z_]\w*+|{_QUOTED})\s*+=\s*+({_QUOTED})\s*+(,|(?=}}))", re.ASCII)
@@ -24,25 +31,61 @@ _SIMPLE = dict(zip(b'abfnrtv\\"', b'\a\b\f\n\r\t\v\\"', strict=True))
 
 
 def records(body: bytes) -> Numbered:
-    """The entries of a push request. Raises BadRequest if it is none."""
+    """The entries of a push request. Raises BadRequest if it is none, TooLarge for more than it may hold."""
     try:
-        streams = loki_pb2.PushRequest.FromString(body).streams
+        streams = _streams(body)
     except DecodeError as error:
         raise BadRequest(f"not a push request in protobuf: {error}") from None
     return enumerate(loki_fields.records(streams, _labels, _entry), 1)
 
 
+class Stream(NamedTuple):
+    """Labels and entries, each still as its bytes: a broken one does not take the others with it."""
+
+    labels: bytes
+    entries: list[bytes]
+
+
+def _streams(body: bytes) -> list[Stream]:
+    streams: list[Stream] = []
+    count = 0
+    for number, data in wire.parts(body):
+        if number != _STREAMS:
+            continue
+        if len(streams) >= MAX_RECORDS - 1:
+            raise TooLarge(f"the request has more than {MAX_RECORDS - 1} streams")
+        labels, entries = b"", []
+        for name, part in wire.parts(data):
+            if name == _LABELS:
+                labels = part
+            elif name == _ENTRIES:
+                entries.append(part)
+                if count + len(entries) >= MAX_RECORDS:
+                    raise TooLarge(f"the request has more than {MAX_RECORDS - 1} records")
+        count += len(entries)
+        streams.append(Stream(labels, entries))
+    return streams
+
+
 def _labels(raw: bytes) -> Texts:
+    check_size(raw, "labels")
     try:
         return parse_labels(raw.decode())
     except UnicodeDecodeError:
         raise Rejected("labels", "not UTF-8") from None
 
 
-def _entry(entry: loki_pb2.Entry) -> Entry:
+def _entry(raw: bytes) -> Entry:
+    check_size(raw)
+    try:
+        entry = loki_pb2.Entry.FromString(raw)
+    except DecodeError:
+        raise Rejected(None, "not an entry in protobuf") from None
     time, pairs = entry.timestamp, entry.structured_metadata
     if not 0 <= time.nanos < NANOSECONDS:
         raise Rejected("timestamp", "its nanoseconds are not less than a second")
+    if len(pairs) > MAX_METADATA:
+        raise Rejected("metadata", f"{len(pairs)} entries; the limit is {MAX_METADATA}")
     field = "message"
     try:
         line = entry.line.decode()

@@ -10,7 +10,7 @@ import msgspec
 from functions.common.errors import BadRequest
 from functions.common.record import LEVELS, Incoming
 from functions.ingest.dialects.otlp_fields import ID, Surroundings, level, note, real
-from functions.ingest.records import Numbered, Rejected
+from functions.ingest.records import Numbered, Rejected, check_commas, check_size
 
 
 class ArrayValue(msgspec.Struct, gc=False):
@@ -105,7 +105,8 @@ _SEVERITIES["SEVERITY_NUMBER_UNSPECIFIED"] = 0
 
 
 def records(body: bytes) -> Numbered:
-    """The log records of an ExportLogsServiceRequest. Raises BadRequest if it is none."""
+    """The log records of an ExportLogsServiceRequest. Raises BadRequest if it is none, TooLarge for too many items."""
+    check_commas(body)
     try:
         request = _request(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -132,6 +133,7 @@ def _shared(owner: Resource | Scope | None) -> dict[str, str]:
 
 def _read(raw: msgspec.Raw, surroundings: Surroundings) -> Incoming | Rejected:
     try:
+        check_size(raw)
         return _record(_log(raw), surroundings)
     except Rejected as rejected:
         return rejected

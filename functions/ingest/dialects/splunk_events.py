@@ -16,7 +16,7 @@ from functions.common.identity import MAX_RECORDS
 from functions.common.record import Incoming
 from functions.ingest.dialects.json_records import FAULTS, fault
 from functions.ingest.dialects.splunk_fields import Query
-from functions.ingest.records import Rejected
+from functions.ingest.records import MAX_COMMAS, Rejected
 
 _array = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _BETWEEN = re.compile(rb"\}[ \t\r\n]*+(?=\{)")
@@ -59,8 +59,8 @@ def _pieces(body: bytes) -> Iterable[bytes]:
     if not body[:256].lstrip().startswith(b"["):
         return _objects(body)
     # All items become objects of their own before the first is read: they may be many millions of nothing.
-    if body.count(b",") > 2 * MAX_RECORDS:
-        raise TooLarge(f"the array has more than {2 * MAX_RECORDS} commas; send its events one after another")
+    if body.count(b",") > MAX_COMMAS:
+        raise TooLarge(f"the array has more than {MAX_COMMAS} commas; send its events one after another")
     return map(bytes, _array(body))
 
 

@@ -14,17 +14,14 @@ from decimal import Decimal
 import msgspec
 
 from functions.common import timestamps
-from functions.common.event import MAX_DATA_BYTES
 from functions.common.record import LEVEL_ALIASES, UNKNOWN_SERVICE, Incoming
 from functions.ingest.dialects.json_records import Fields, as_texts, texts
 from functions.ingest.normalise import MAX_SERVICE_BYTES
-from functions.ingest.records import Rejected
+from functions.ingest.records import Rejected, check_size
 
 REQUIRED, BLANK = "Event field is required", "Event field cannot be blank"
 INDEXED = "Error in handling indexed fields"
 
-_MAX_EVENT_BYTES = 4 * MAX_DATA_BYTES
-"""No event as large makes a row, however it is written, and to take it apart would need much memory."""
 _NAMES = ("host", "source", "sourcetype", "index")
 _LEVELS = ("level", "severity", "log_level", "otel.log.severity.text")
 _TAKEN = frozenset(("service.name", "service", "trace_id", "span_id", "log.record.uid"))
@@ -64,8 +61,7 @@ class Query:
 
     def event(self, piece: bytes) -> Incoming:
         """The record of an event. Raises Rejected, or what json_records.FAULTS holds."""
-        if len(piece) > _MAX_EVENT_BYTES:
-            raise Rejected(None, f"the event has {len(piece)} bytes; the limit is {_MAX_EVENT_BYTES}")
+        check_size(piece)
         envelope, around = _envelope(piece)
         message, event = _content(bytes(envelope.event))
         fields = _indexed(bytes(envelope.fields))

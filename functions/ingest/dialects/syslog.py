@@ -6,11 +6,12 @@ from collections.abc import Iterator
 
 from functions.common import syslog, timestamps
 from functions.common.errors import TooLarge, UnsupportedMediaType
+from functions.common.event import MAX_DATA_BYTES
 from functions.common.identity import MAX_RECORDS
 from functions.common.record import Incoming
 from functions.ingest.decode import media_type
 from functions.ingest.dialects.own import Own
-from functions.ingest.records import Numbered
+from functions.ingest.records import Numbered, Rejected
 
 _KINDS = {"", "text/plain", "application/syslog", "application/octet-stream"}
 
@@ -30,12 +31,17 @@ class Syslog(Own):
         return _lines(body.removeprefix(b"\xef\xbb\xbf"), timestamps.now())
 
 
-def _lines(body: bytes, received: int) -> Iterator[tuple[int, Incoming]]:
+def _lines(body: bytes, received: int) -> Iterator[tuple[int, Incoming | Rejected]]:
     if body.count(b"\n") >= MAX_RECORDS:  # before each line becomes an object: they may be millions
         raise TooLarge(f"the request has more than {MAX_RECORDS - 1} records")
     for number, line in enumerate(body.split(b"\n"), 1):
         if line and not line.isspace():
-            yield number, syslog.read(line, received)
+            # No line as long makes a row.
+            yield number, syslog.read(line, received) if len(line) <= MAX_DATA_BYTES else _too_long(line)
+
+
+def _too_long(line: bytes) -> Rejected:
+    return Rejected("message", f"{len(line)} bytes; the limit is {MAX_DATA_BYTES}")
 
 
 new = Syslog

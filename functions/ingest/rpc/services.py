@@ -14,14 +14,14 @@ from functions.common.errors import Transient
 from functions.ingest.dialects import entries, otlp, otlp_protobuf
 from functions.ingest.intake import Intake
 from functions.ingest.normalise import MAX_ERRORS, Outcome
-from functions.ingest.proto.log_pb2 import IngestResponse, LogEntry, RecordError
-from functions.ingest.records import Rejected
+from functions.ingest.proto.log_pb2 import IngestResponse, RecordError
 from functions.ingest.rpc import status as rpc_status
 from functions.ingest.rpc.stream import in_turn, together
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
 
 KEY = "idempotency-key"
+TRACE = "traceparent"
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
@@ -39,12 +39,13 @@ class Export:
 
     async def export(self, data: bytes, context: Context) -> bytes:
         """Take an ExportLogsServiceRequest."""
-        outcome = await _outcome(context, "log_records", self._store(data, _key(context)))
+        outcome = await _outcome(context, "log_records", self._store(data, context))
         return otlp.response(outcome).SerializeToString()
 
-    async def _store(self, data: bytes, key: str | None) -> Outcome:
+    async def _store(self, data: bytes, context: Context) -> Outcome:
+        key, trace = _said(context, KEY), _said(context, TRACE) or ""
         with self._intake.hold(len(data)):
-            return await self._intake.store(otlp_protobuf.records(data), key)
+            return await self._intake.store(otlp_protobuf.records(data), key, traceparent=trace)
 
 
 class LogIngestion:
@@ -66,22 +67,22 @@ class LogIngestion:
 
     async def log(self, data: bytes, context: Context) -> bytes:
         """Take a LogEntry."""
-        call = _Call(self._intake, _key(context))
+        call = _Call(self._intake, context)
         return _response(await _outcome(context, "logs", call.logs([data])))
 
     async def batch(self, data: bytes, context: Context) -> bytes:
         """Take a LogBatch."""
-        call = _Call(self._intake, _key(context))
+        call = _Call(self._intake, context)
         return _response(await _outcome(context, "logs", call.batch(data)))
 
     async def log_stream(self, messages: AsyncIterator[bytes], context: Context) -> bytes:
         """Take any number of LogEntry, and answer once."""
-        call = _Call(self._intake, _key(context))
+        call = _Call(self._intake, context)
         return _response(await _outcome(context, "logs", call.stream(messages)))
 
     async def batch_stream(self, messages: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
         """Take any number of LogBatch, and answer each."""
-        call = _Call(self._intake, _key(context))
+        call = _Call(self._intake, context)
         try:
             async with contextlib.aclosing(in_turn(messages, call.batch)) as outcomes:
                 async for outcome in outcomes:
@@ -94,15 +95,15 @@ class LogIngestion:
 class _Call:
     """One call: its records are numbered through, in however many messages they come."""
 
-    def __init__(self, intake: Intake, key: str | None) -> None:
+    def __init__(self, intake: Intake, context: Context) -> None:
         self._intake = intake
-        self._key = key
+        self._key, self._trace = _said(context, KEY), _said(context, TRACE) or ""
         self._first = 1
         self._broken = False
 
     async def logs(self, messages: list[bytes]) -> Outcome:
         with self._intake.hold(sum(map(len, messages))):
-            return await self._store([entries.entry(data) for data in messages])
+            return await self._store(messages)
 
     async def batch(self, data: bytes) -> Outcome:
         if self._broken:  # the numbers of what comes after are not known, or were given already
@@ -127,12 +128,12 @@ class _Call:
         await together(messages, work)
         return total
 
-    async def _store(self, logs: Sequence[LogEntry | Rejected]) -> Outcome:
+    async def _store(self, logs: Sequence[bytes]) -> Outcome:
         before = self._first - 1
         self._first += len(logs)
         # Without a key each message is a batch of its own, so that a stream may be as long as it likes.
         first = before + 1 if self._key is not None else 1
-        outcome = await self._intake.store(entries.records(logs, first), self._key)
+        outcome = await self._intake.store(entries.records(logs, first), self._key, traceparent=self._trace)
         for error in outcome.errors:
             error.line += before + 1 - first
         return outcome
@@ -161,9 +162,10 @@ def _count(code: int) -> None:
     metrics.INGEST_REQUESTS.labels("grpc", _CODES[code].name).inc()
 
 
-def _key(context: Context) -> str | None:
+def _said(context: Context, wanted: str) -> str | None:
+    """The value of the call's metadata under a name, or None."""
     for name, value in context.invocation_metadata() or ():
-        if name == KEY:
+        if name == wanted:
             return value if isinstance(value, str) else ""
     return None
 
