@@ -52,6 +52,10 @@ rollup: $(READY) ## Make missing rollups on the ClickHouse that CLICKHOUSE_HOST 
 test: $(READY) ## Unit, contract and end-to-end tests on the embedded parts
 	$(PY) -m pytest
 
+.PHONY: test-manifests
+test-manifests: $(READY) ## Manifests by their definitions and Knative's rules, and planted mistakes
+	$(PY) -m pytest tests/contract/test_manifests.py tests/contract/test_knative_manifests.py
+
 # What comes before Kafka is the same, whatever the broker.
 NO_KAFKA := elasticsearch_clients grpc handler relay ship splunk_client
 
