@@ -32,6 +32,18 @@ run: $(READY) ## Run everything here: the four functions, the engine, a broker
 load: $(READY) ## Send generated logs to a running Torpor: RATE=1000 DURATION=60
 	@RATE=$(RATE) DURATION=$(DURATION) $(PY) -m functions.local.load
 
+BUILDER ?= docker
+REGISTRY ?= dev.local
+TAG ?= latest
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+
+.PHONY: images
+images: ## Build the images of the functions: REGISTRY=dev.local TAG=latest BUILDER=docker
+	@for function in ingest index query export; do \
+		$(BUILDER) build --build-arg FUNCTION=$$function --build-arg VERSION=$(VERSION) \
+			--build-arg REVISION="$$(git rev-parse HEAD)" --tag $(REGISTRY)/torpor-$$function:$(TAG) . ; \
+	done
+
 .PHONY: migrate
 migrate: $(READY) ## Apply schema/ to the ClickHouse that CLICKHOUSE_HOST names
 	@$(PY) -m functions.common.migrate
@@ -70,6 +82,10 @@ test-input: $(READY) ## Bad input of every kind against running parts; prints a 
 .PHONY: chaos
 chaos: $(READY) ## Break everything under load and count: SEED=11, CAMPAIGN=long (Kafka needs Java 17 and Maven)
 	$(PY) -m tests.chaos
+
+.PHONY: test-images
+test-images: $(READY) ## Build the images without a registry, run them, measure (root; buildah, runc, debootstrap)
+	$(PY) -m pytest -s tests/images
 
 AGENTS := tests/agents/node
 CLIENTS := $(AGENTS)/node_modules/.package-lock.json
