@@ -8,6 +8,7 @@ under way end, and the function stops. The host itself answers /healthz, /readyz
 from __future__ import annotations
 
 import dataclasses
+import errno
 import gc
 import importlib
 import signal
@@ -159,3 +160,7 @@ def serve(module: str) -> None:
             http.run(sockets=[sock])
     except ConfigError as error:
         sys.exit(f"{module}: {error}")
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        sys.exit(f"{module}: port {config.port} is in use; set PORT to another")

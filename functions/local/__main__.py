@@ -41,8 +41,8 @@ In a second terminal:
 
   curl -H 'Content-Type: application/x-ndjson' localhost:{ports["ingest"]}/api/v1/ingest \\
        --data-binary '{{"service": "hello", "level": "info", "message": "first light"}}'
-  curl 'localhost:{ports["query"]}/api/v1/logs?service=hello'
-  curl -OJ 'localhost:{ports["export"]}/api/v1/logs/export?format=csv' && zcat logs-*.csv.gz | head
+  sleep 1; curl 'localhost:{ports["query"]}/api/v1/logs?service=hello'
+  curl -sOJ 'localhost:{ports["export"]}/api/v1/logs/export?format=csv&service=hello' && zcat logs-*.csv.gz
 
 Ctrl-C stops it and loses nothing that was acknowledged.
 """

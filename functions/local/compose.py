@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import dataclasses
 import errno
+import fcntl
 import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -86,6 +87,7 @@ class Local:
 
     async def start(self) -> None:
         """Bring everything up; return when logs can be sent, and the sample, if there is one, can be found."""
+        self._take_data()
         sockets = {name: _listen(name, port) for name, port in self.config.ports().items()}
         applied = await migrate(self._open, self.clickhouse.clickhouse_database, self.schema)
         self._say("schema: " + (f"applied {', '.join(applied)}" if applied else "up to date"))
@@ -130,6 +132,17 @@ class Local:
         await self._cleanup.aclose()
         if self.broker and self.broker.pid and not self.broker.taken_up:
             await self.broker.stop()
+
+    def _take_data(self) -> None:
+        """Keep every other Torpor off this one's data, which the engine and the broker could not share."""
+        try:
+            self.data.mkdir(parents=True, exist_ok=True)
+            lock = self._cleanup.enter_context((self.data / "lock").open("w"))
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(f"DATA_DIR {self.data} is used by another Torpor; stop it or set DATA_DIR") from None
+        except OSError as error:
+            raise ConfigError(f"DATA_DIR {self.data} cannot be used: {error.strerror}") from None
 
     def _open(self, database: str) -> ClickHouse:
         if self.embedded_clickhouse:

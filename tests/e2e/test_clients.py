@@ -166,10 +166,21 @@ def python(*arguments: str) -> str:
 
 def test_the_grpc_client_of_the_readme_works_as_written(torpor: LocalTorpor) -> None:
     block = re.search(r"<!-- grpc -->\n```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
-    assert block and len(block[1].strip().splitlines()) == 5
+    assert block and len([line for line in block[1].splitlines() if line]) == 5
     assert "success: true" in python("-c", block[1].replace("50051", str(torpor.ports["grpc"])))
     (log,) = found(torpor, "hello-grpc", 1)
     assert (log["message"], log["metadata"]) == ("first light", {"user": "7"})
+
+
+def test_the_curl_lines_of_the_readme_work_as_written(torpor: LocalTorpor) -> None:
+    block = re.search(r"<!-- curls -->\n```\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    assert block
+    script = block[1].replace("8081", str(torpor.ports["ingest"])).replace("curl ", "curl -sS --fail-with-body ")
+    script = script.replace("hello", "hello-curl")
+    done = subprocess.run(["bash", "-euc", script], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    messages = {log["message"] for log in found(torpor, "hello-curl", 5)}
+    assert messages == {"by OTLP", "as to Loki", "as to Elasticsearch", "as to Splunk", "as syslog"}
 
 
 def test_the_handler_of_the_readme_works_as_written(torpor: LocalTorpor) -> None:
@@ -252,7 +263,7 @@ def test_bulk_helpers_count_once_however_often_they_repeat(torpor: LocalTorpor, 
     assert [log["message"] for log in logs] == [f"document {number}" for number in range(COUNT)]
     assert {(log["level"], log["trace_id"]) for log in logs} == {("ERROR", TRACE)}
     metadata = logs[1]["metadata"]
-    assert metadata == {"id": f"{service}-1", "http.status": "501", "index": "logs-shop-default"}
+    assert metadata == {"id": f"logs-shop-default/{service}-1", "http.status": "501", "index": "logs-shop-default"}
 
 
 def test_splunks_handler(torpor: LocalTorpor, logger: logging.Logger) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 import threading
@@ -226,3 +227,20 @@ def test_a_bad_setting_stops_the_start_and_is_named(variable: str, value: str, m
     )
     assert done.returncode == 1
     assert message in done.stderr
+
+
+def test_a_port_in_use_stops_the_start_and_is_named() -> None:
+    with socket.create_server(("", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = subprocess.run(
+            [sys.executable, "-m", "functions.ingest"],
+            cwd=ROOT,
+            env={"PORT": port},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (
+        1,
+        f"functions.ingest.function: port {port} is in use; set PORT to another\n",
+    )

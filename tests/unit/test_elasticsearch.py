@@ -120,7 +120,7 @@ def test_a_full_document_becomes_a_record() -> None:
         },
         "4bf9",
         "00f0",
-        "7",
+        "logs-pay-default/7",
     )
 
 
@@ -283,7 +283,11 @@ def test_what_ingest_adds_to_metadata_does_not_replace_what_is_there() -> None:
         (b"[]", "not a JSON object"),
         (b'"text"', "not a JSON object"),
         (b"", "not JSON: Input data was truncated"),
-        (b'{"a":1}{"b":2}', "not JSON: JSON is malformed: trailing characters (byte 8)"),
+        (
+            b'{"a":1}{"b":2}',
+            "not JSON: JSON is malformed: trailing characters (byte 8); "
+            "are there two records on one line? curl needs --data-binary",
+        ),
         (b'{"a":"\xff"}', "not UTF-8"),
         (b'{"a":' * 5000 + b"1" + b"}" * 5000, "not JSON: nested too deeply"),
         (b'{"a":' + b"[" * 100 + b"}", "not JSON: JSON is malformed: invalid character (byte 105)"),
@@ -426,7 +430,7 @@ def test_each_item_is_answered_in_its_place() -> None:
     assert error["type"] == "document_parsing_exception" and error["reason"].startswith("timestamp: missing: ")
     assert fourth["delete"]["error"]["reason"] == "logs are not changed: delete is not taken here"
     assert fifth["create"]["_id"] == "batch-5" and fifth["create"]["error"]["reason"] == "not a JSON object"
-    assert [row.dedupe for row in rows] == [identity.of_batch("t", "batch") + 1, identity.of_id("t", 'é"1')]
+    assert [row.dedupe for row in rows] == [identity.of_batch("t", "batch") + 1, identity.of_id("t", 'a"b/é"1')]
 
 
 def test_an_answer_without_errors_says_so() -> None:
@@ -596,7 +600,15 @@ async def test_a_document_with_an_id_is_the_same_log_in_any_request(face: Face) 
         assert (await face.bulk(body)).json()["errors"] is False
     first, second = face.rows
     assert first == second
-    assert first.metadata == {"id": "7"}
+    assert first.metadata == {"id": "i/7"}
+
+
+async def test_an_id_is_unique_in_its_index_only(face: Face) -> None:
+    document = {"@timestamp": TIME, "message": "m", "service": "s"}
+    for index in ("a", "b"):
+        await face.bulk(lines({"index": {"_index": index, "_id": "1"}}, document))
+    first, second = face.rows
+    assert first.dedupe != second.dedupe
 
 
 # Properties

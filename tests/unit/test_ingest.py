@@ -143,7 +143,7 @@ async def test_three_bad_lines_of_ten_thousand_are_named_and_the_others_stored(f
 
 async def test_a_request_without_a_good_record_is_refused_with_the_first_reason(face: Face) -> None:
     answer = await face.post(b'{"message":"x"}\nbroken', **LINES)
-    assert problem(answer, 400) == "no record was accepted; line 1: missing"
+    assert problem(answer, 400) == "no record was accepted; line 1: service: missing"
     body = answer.json()
     assert (body["accepted"], body["rejected"], len(body["errors"])) == (0, 2, 2)
     assert face.events == []

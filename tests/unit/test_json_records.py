@@ -312,3 +312,9 @@ def test_an_array_and_lines_hold_the_same_records(objects: list[dict[str, object
             assert record == Incoming(metadata=record.metadata)
             assert record.metadata.keys() == present.keys()
             assert all(is_text_of(record.metadata[name], value) for name, value in present.items())
+
+
+def test_two_records_on_one_line_are_told_with_what_most_likely_made_them_so() -> None:
+    (_, rejected), *_ = records(b'{"service":"a"}{"service":"b"}', "application/x-ndjson")
+    assert isinstance(rejected, Rejected)
+    assert "two records on one line" in str(rejected) and "--data-binary" in str(rejected)

@@ -61,7 +61,9 @@ def _record(source: bytes, index: str, item_id: str) -> Incoming:
         _keep(metadata, "_id", item_id)
     if message is None:
         message = source.strip().decode()
-    return Incoming(service, message, timestamp, level, metadata, trace_id, span_id, item_id)
+    # An _id is unique in its index only.
+    identity = f"{index}/{item_id}" if item_id and index else item_id
+    return Incoming(service, message, timestamp, level, metadata, trace_id, span_id, identity)
 
 
 def _flat(document: Fields) -> Fields:

@@ -105,7 +105,10 @@ def fault(error: Exception) -> Rejected:
         return Rejected(None, "not a JSON object")
     if isinstance(error, UnicodeDecodeError):
         return Rejected(None, "not UTF-8")
-    return Rejected(None, f"not JSON: {'nested too deeply' if isinstance(error, RecursionError) else error}")
+    if isinstance(error, RecursionError):
+        return Rejected(None, "not JSON: nested too deeply")
+    hint = "; are there two records on one line? curl needs --data-binary" if "trailing" in str(error) else ""
+    return Rejected(None, f"not JSON: {error}{hint}")
 
 
 def texts(raw: str | bytes | msgspec.Raw) -> dict[str, str]:

@@ -91,7 +91,7 @@ class ResourceLogs(msgspec.Struct, rename="camel", gc=False):
 class Request(msgspec.Struct, rename="camel", gc=False):
     """An ExportLogsServiceRequest."""
 
-    resource_logs: list[ResourceLogs] | None = None
+    resource_logs: list[ResourceLogs] | msgspec.UnsetType | None = msgspec.UNSET
 
 
 _request = msgspec.json.Decoder(Request).decode
@@ -111,6 +111,9 @@ def records(body: bytes) -> Numbered:
         request = _request(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadRequest(f"the body is not an ExportLogsServiceRequest in JSON: {error}") from None
+    if request.resource_logs is msgspec.UNSET and len(body.strip()) > len("{}"):
+        # What is no request at all must not be told that it was taken.
+        raise BadRequest("there are no resourceLogs in the request; records of Torpor's own go to /api/v1/ingest")
     return enumerate(_records(request), 1)
 
 

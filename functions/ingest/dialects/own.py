@@ -51,7 +51,10 @@ class Own:
 
 def _none_accepted(answer: Answer) -> Response:
     first = answer.errors[0] if answer.errors else None
-    detail = f"no record was accepted; line {first.line}: {first.error}" if first else "there are no logs in the body"
+    detail = "there are no logs in the body"
+    if first:
+        field = f" {first.field}:" if first.field else ""
+        detail = f"no record was accepted; line {first.line}:{field} {first.error}"
     body = {"type": "about:blank", "title": "bad request", "status": 400, "detail": detail}
     body |= msgspec.to_builtins(answer)
     return Response(msgspec.json.encode(body), 400, media_type="application/problem+json")
