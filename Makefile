@@ -83,6 +83,11 @@ test-input: $(READY) ## Bad input of every kind against running parts; prints a 
 chaos: $(READY) ## Break everything under load and count: SEED=11, CAMPAIGN=long (Kafka needs Java 17 and Maven)
 	$(PY) -m tests.chaos
 
+.PHONY: test-knative
+test-knative: $(READY) ## The real kn, kustomize and queue-proxy on each function (needs Go; CAMPAIGN=long, PODS=8)
+	$(PY) -m tests.knative.tools
+	$(PY) -m pytest -v tests/knative
+
 .PHONY: test-images
 test-images: $(READY) ## Build the images without a registry, run them, measure (root; buildah, runc, debootstrap)
 	$(PY) -m pytest -s tests/images
