@@ -38,7 +38,7 @@ _HEADER = re.compile(
 )
 _NAME = r'[^\s="\]]+'
 _PARAMETERS = rf'(?: +{_NAME}="[^"\\\]]*+(?:\\.[^"\\\]]*+)*+")*+'
-_STRUCTURED = re.compile(rf"(?:\[{_NAME}{_PARAMETERS} *\])+(?: |$)", re.DOTALL)
+_STRUCTURED = re.compile(rf"(?:\[{_NAME}{_PARAMETERS} *\])++(?: |$)", re.DOTALL)
 _ELEMENT = re.compile(rf"\[({_NAME})({_PARAMETERS}) *\]", re.DOTALL)
 _PARAMETER = re.compile(rf'({_NAME})="([^"\\\]]*+(?:\\.[^"\\\]]*+)*+)"', re.DOTALL)
 _ESCAPE = re.compile(r'\\(["\\\]])')

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from functions.common import metrics, timestamps
 from functions.common.commit import GroupCommit
 from functions.common.config import setting
-from functions.common.errors import BadRequest, Overloaded
+from functions.common.errors import BadRequest, Overloaded, TooLarge
 from functions.common.event import MAX_DATA_BYTES, MAX_LOGS, Event
 from functions.common.identity import batch_id
 from functions.common.kafka import KafkaConfig, Publisher
@@ -23,6 +23,8 @@ from functions.ingest.normalise import MAX_ERRORS, Chunk, Normaliser, Outcome
 from functions.ingest.records import Numbered
 
 _KEY = re.compile(r"[\x21-\x7e]{1,255}", re.ASCII)
+MAX_ROWS_BYTES = 256 * 1024 * 1024
+"""Bytes of a request's rows. What its records share, each row holds: a small body can grow a thousand times."""
 _WRITERS = 4
 """Events on their way to Kafka at a time; more wait and grow together."""
 
@@ -112,9 +114,13 @@ class Intake:
         )
         # Nothing goes to Kafka before the whole request is read: a request that is refused leaves no trace.
         chunks: list[Chunk] = []
+        size = 0
         for chunk in normaliser.chunks(records, outcome):
             if chunk.count:
                 chunks.append(chunk)
+            size += len(chunk.data)
+            if size > MAX_ROWS_BYTES:
+                raise TooLarge(f"the records have more than {MAX_ROWS_BYTES} bytes as rows; send fewer at a time")
             await asyncio.sleep(0)  # a large request must not keep the others waiting
         # All chunks are admitted, or none: Overloaded, too, leaves no trace.
         await self._commit.add_all(

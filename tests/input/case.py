@@ -9,6 +9,7 @@ INGEST = "/api/v1/ingest"
 LINES = {"content-type": "application/x-ndjson"}
 JSON = {"content-type": "application/json"}
 OK, REFUSED, ANY = frozenset({200}), frozenset({400}), frozenset({200, 400})
+TAKEN = frozenset({200, 204})
 NO_FAULT = frozenset(range(200, 500))
 """Any answer that blames the client or nobody."""
 
@@ -53,10 +54,11 @@ Check = Callable[[Answer], str | None]
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """An input. With `raw`, these bytes go over a socket as they are, with `pause` seconds between the parts.
+    """An input. With `raw`, these bytes go over a socket as they are, with `pause` seconds between the parts; a call of
+    gRPC, whose `path` is its method, has them for messages.
 
     `expect` holds the statuses that are right, `answers` the number of answers to raw bytes; 0 is a closed or silent
-    connection. `logs` must be stored if the input is taken. `check` returns what is wrong with an answer.
+    connection. `logs` must be stored if the status is one of `stored`. `check` returns what is wrong with an answer.
     """
 
     name: str
@@ -66,6 +68,7 @@ class Case:
     method: str = "POST"
     path: str = INGEST
     expect: frozenset[int] = NO_FAULT
+    stored: frozenset[int] = TAKEN
     logs: Sequence[Log] = ()
     check: Check | None = None
     raw: Sequence[bytes] = ()

@@ -7,6 +7,7 @@ import re
 import time
 from typing import Any
 
+import grpc
 import httpx
 
 from tests.input.case import Answer, Case
@@ -15,6 +16,15 @@ from tests.support.local import LocalTorpor
 HANG_SECONDS = 10.0
 _SETTLE_SECONDS = 0.15
 _RETRIES = 5
+_DIRECT = [("grpc.enable_http_proxy", 0), ("grpc.max_send_message_length", -1), ("grpc.max_metadata_size", 1 << 20)]
+_STATUSES = {
+    grpc.StatusCode.INVALID_ARGUMENT: 400,
+    grpc.StatusCode.UNIMPLEMENTED: 404,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: 413,
+    grpc.StatusCode.UNAVAILABLE: 503,
+    grpc.StatusCode.DEADLINE_EXCEEDED: 0,
+    grpc.StatusCode.CANCELLED: 0,
+}
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.I)
 
 
@@ -24,11 +34,13 @@ class Client:
     def __init__(self, torpor: LocalTorpor) -> None:
         self._ports = torpor.ports
         limits = httpx.Limits(max_connections=40, max_keepalive_connections=20)
+        self._channel = grpc.aio.insecure_channel(f"127.0.0.1:{torpor.ports['grpc']}", _DIRECT)
         self._http = httpx.AsyncClient(trust_env=False, timeout=HANG_SECONDS, limits=limits)
 
     async def close(self) -> None:
         """Close all connections."""
         await self._http.aclose()
+        await self._channel.close()
 
     async def send(self, case: Case) -> Answer:
         """The answer to an input; a 503 that says when to come again is asked again, as a client would."""
@@ -50,7 +62,26 @@ class Client:
         return answer.content
 
     async def _once(self, case: Case) -> Answer:
+        if case.function == "grpc" and case.path != "socket":
+            return await self._by_grpc(case)
         return await (self._by_socket(case) if case.raw else self._by_http(case))
+
+    async def _by_grpc(self, case: Case) -> Answer:
+        started = time.perf_counter()
+        messages: Any = list(case.raw) or [case.body]
+        call: Any = self._channel
+        metadata = list(case.headers.items())
+        try:
+            if case.path.endswith("Stream"):
+                body = await call.stream_unary(case.path)(iter(messages), metadata=metadata)
+            elif case.path.endswith("StreamLogBatches"):
+                answers = call.stream_stream(case.path)(iter(messages), metadata=metadata)
+                body = b"".join([answer async for answer in answers])
+            else:
+                body = await call.unary_unary(case.path)(messages[0], metadata=metadata, timeout=HANG_SECONDS)
+        except grpc.aio.AioRpcError as error:
+            return _told(error, time.perf_counter() - started)
+        return Answer(200, body, seconds=time.perf_counter() - started)
 
     async def _by_http(self, case: Case) -> Answer:
         started = time.perf_counter()
@@ -86,6 +117,17 @@ class Client:
         status, body = answers[0] if answers else (0, data)
         more = tuple(status for status, _ in answers[1:])
         return Answer(status, body, {}, time.perf_counter() - started, more, hung)
+
+
+def _told(error: grpc.aio.AioRpcError, seconds: float) -> Answer:
+    """A status of gRPC as HTTP would tell it. What may be sent again brings details with it."""
+    details = dict(error.trailing_metadata() or ()).get("grpc-status-details-bin")
+    status = _STATUSES.get(error.code(), 500)
+    headers: dict[str, str] = {}
+    if isinstance(details, bytes) and b"RetryInfo" in details:
+        status, headers = 503, {"retry-after": "1"}
+    hung = error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    return Answer(status, (error.details() or "").encode(), headers, seconds, hung=hung)
 
 
 async def _read(reader: asyncio.StreamReader, answers: int) -> tuple[bytes, bool]:

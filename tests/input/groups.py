@@ -5,10 +5,13 @@ import functools
 from tests.input.case import Group
 from tests.input.corpus import (
     abuse,
+    calls,
     documents,
     events,
     files,
+    foreign,
     heads,
+    hostile,
     packed,
     rows,
     searches,
@@ -46,6 +49,17 @@ GROUPS = [
     Group("files", lambda: files.Files().cases(), needs="formulas", parallel=1),
     Group("searches", abuse.abuse),
     Group("exports at once", abuse.exports, parallel=40),
+    Group("protocols", foreign.texts),
+    Group("their bytes", foreign.no_text),
+    Group("their neighbours", foreign.neighbours),
+    Group("cut and changed", foreign.broken, parallel=20),
+    Group("types and methods", foreign.wrapped),
+    Group("otlp", hostile.otlp, parallel=2),
+    Group("loki", hostile.loki, parallel=2),
+    Group("elasticsearch", hostile.elasticsearch, parallel=2),
+    Group("splunk", hostile.splunk, parallel=2),
+    Group("syslog", hostile.syslog, parallel=2),
+    Group("grpc", calls.calls, parallel=2),
 ]
 LONG_GROUPS = [Group("400 days", functools.partial(shapes.many_days, 400))]
 """Run against a Torpor that keeps logs for 400 days."""

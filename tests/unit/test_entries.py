@@ -25,7 +25,7 @@ ISO = timestamps.iso(NOW)
 def of(**fields: Any) -> Incoming | Rejected:
     """The record of an entry that went over the wire."""
     data = LogEntry(**fields).SerializeToString()
-    ((number, record),) = entries.records([entries.entry(data)])
+    ((number, record),) = entries.records([data])
     assert number == 1
     return record
 
@@ -104,8 +104,9 @@ def test_a_record_with_broken_metadata_does_not_take_the_others_with_it() -> Non
 
 
 def test_records_are_numbered_from_where_the_call_is() -> None:
-    numbered = entries.records([LogEntry(service="a"), Rejected(None, "broken"), LogEntry(service="b")], 7)
-    assert [number for number, _ in numbered] == [7, 8, 9]
+    first, broken, last = entries.records([LogEntry(service="a").SerializeToString(), b"\xff", b""], 7)
+    assert (first, last) == ((7, Incoming("a")), (9, Incoming()))
+    assert broken[0] == 8 and isinstance(broken[1], Rejected)
 
 
 @pytest.mark.parametrize("data", [b"\xff", b"\n\x05abc", b"\n\x01\xff", b"\x12\x02\xc3\x28", b"{}"])
@@ -113,18 +114,26 @@ def test_bytes_that_are_no_entry_are_a_bad_record(data: bytes) -> None:
     record = entries.entry(data)
     assert isinstance(record, Rejected)
     assert (record.field, str(record)) == (None, "the message is not a LogEntry")
-    assert list(entries.records([record], 3)) == [(3, record)]
+    ((number, rejected),) = entries.records([data], 3)
+    assert number == 3 and isinstance(rejected, Rejected) and str(rejected) == str(record)
 
 
-@pytest.mark.parametrize("data", [b"\xff", b"\n\x05abc", b"\n\x01\xff", b"\n\x03\x12\x01\xff", b"{}"])
+@pytest.mark.parametrize("data", [b"\xff", b"\n\x05abc", b"\x09abc", b"\x02\x00", b"\x0b", b"{}"])
 def test_bytes_that_are_no_batch_are_a_bad_request(data: bytes) -> None:
     with pytest.raises(BadRequest, match="not a LogBatch"):
         entries.batch(data)
 
 
+def test_an_entry_that_is_none_does_not_take_the_others_with_it() -> None:
+    good = b"\n\x03\x12\x01s"
+    first, broken, last = entries.records(entries.batch(good + b"\n\x03\x12\x01\xff" + good))
+    assert (first, last) == ((1, Incoming("s")), (3, Incoming("s")))
+    assert isinstance(broken[1], Rejected)
+
+
 def test_fields_of_a_newer_schema_are_ignored() -> None:
     data = LogEntry(service="s").SerializeToString() + b"\xfa\x3f\x01x"
-    assert list(entries.records([entries.entry(data)])) == [(1, Incoming("s"))]
+    assert list(entries.records([data])) == [(1, Incoming("s"))]
     assert len(entries.batch(b"\xfa\x3f\x01x")) == 0
     assert len(entries.batch(b"")) == 0
 
@@ -173,7 +182,7 @@ def mutated(draw: st.DrawFn) -> bytes:
 @given(st.binary(max_size=200) | mutated())
 @settings(max_examples=1000, deadline=None)
 def test_no_bytes_break_the_decoders(data: bytes) -> None:
-    rows(list(entries.records([entries.entry(data)])))
+    rows(list(entries.records([data])))
     try:
         logs = entries.batch(data)
     except BadRequest:

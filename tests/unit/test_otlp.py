@@ -33,7 +33,7 @@ from functions.common.record import LEVELS, Incoming
 from functions.ingest.dialects import otlp_json, otlp_protobuf
 from functions.ingest.intake import Config
 from functions.ingest.normalise import Normaliser, Outcome
-from functions.ingest.records import Numbered, Rejected
+from functions.ingest.records import MAX_RECORD_BYTES, Numbered, Rejected
 from tests.unit.test_ingest import Face, started
 
 NOW = timestamps.now()
@@ -571,16 +571,31 @@ def test_what_is_no_request_in_json_is_a_bad_request(body: bytes) -> None:
 )
 def test_what_is_no_request_in_protobuf_is_a_bad_request(body: bytes) -> None:
     with pytest.raises(BadRequest, match="not an ExportLogsServiceRequest in protobuf"):
-        otlp_protobuf.records(body)
+        list(otlp_protobuf.records(body))
 
 
-def test_in_protobuf_what_is_nested_too_deeply_is_a_bad_request() -> None:
+def test_in_protobuf_a_log_that_is_none_or_nested_too_deeply_does_not_take_the_others_with_it() -> None:
     value = b""
     for _ in range(200):
         value = field(5, field(1, value))  # an AnyValue's array_value, an ArrayValue's values
-    body = field(1, field(2, field(2, field(5, value))))
-    with pytest.raises(BadRequest):
-        otlp_protobuf.records(body)
+    logs = [field(5, value), b"\xff", field(3, b"\xff")]
+    body = field(1, field(2, b"".join(field(2, log) for log in [b"", *logs, b""])))
+    _, *bad, (last, good) = otlp_protobuf.records(body)
+    assert (last, good) == (5, Incoming("unknown_service"))
+    assert [type(record) for _, record in bad] == [Rejected] * 3
+
+
+def test_in_protobuf_a_message_in_several_fields_is_one() -> None:
+    name = KeyValue(key="service.name", value=AnyValue(string_value="pay")).SerializeToString()
+    other = KeyValue(key="a", value=AnyValue(string_value="b")).SerializeToString()
+    body = field(1, field(1, field(1, name)) + field(2, field(2, b"")) + field(1, field(1, other)))
+    assert list(otlp_protobuf.records(body)) == [(1, Incoming("pay", metadata={"a": "b"}))]
+
+
+@pytest.mark.parametrize("large", [b"x" * (MAX_RECORD_BYTES + 1), b"\n\x00" * 1_000_000], ids=["bytes", "attributes"])
+def test_in_protobuf_a_resource_as_large_as_no_row_can_be_is_a_bad_request(large: bytes) -> None:
+    with pytest.raises(BadRequest, match=r"resource or a scope: [0-9]+ (bytes|attributes); the limit is"):
+        list(otlp_protobuf.records(field(1, field(1, large) + field(2, field(2, b"")))))
 
 
 def field(number: int, data: bytes) -> bytes:
@@ -998,3 +1013,9 @@ async def test_requests_are_counted_under_the_protocols_name(face: Face) -> None
     before = count()
     await send(face, JSON, Group([Log()]))
     assert count() == before + 1
+
+
+def test_json_that_is_no_request_is_not_told_that_it_was_taken() -> None:
+    with pytest.raises(BadRequest, match="no resourceLogs in the request"):
+        list(otlp_json.records(b'{"service":"x","message":"y"}'))
+    assert list(otlp_json.records(b" {} ")) == list(otlp_json.records(b'{"resourceLogs":[]}')) == []

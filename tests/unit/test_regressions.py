@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+from starlette.requests import Request
 
 from functions.common import timestamps
-from functions.common.errors import BadRequest, BadRows
+from functions.common.errors import BadRequest, BadRows, TooLarge
 from functions.common.log import JsonFormatter
 from functions.common.record import TABLE, Incoming
 from functions.export.function import Config, Export
 from functions.export.routes import ExportQuery
-from functions.ingest.dialects import cloudevents
+from functions.ingest import intake
+from functions.ingest.dialects import cloudevents, json_records, loki_json, otlp_json, splunk_events, syslog
+from functions.ingest.dialects.splunk_fields import Query
+from functions.ingest.records import MAX_COMMAS, MAX_RECORD_BYTES, Numbered, Rejected
 from tests.support.engine import fresh_database
+from tests.support.memory import MemoryPublisher
 
 EVENT = {
     "ce-specversion": "1.0",
@@ -106,3 +112,65 @@ def _row(timestamp: int, number: int, size: int) -> bytes:
         "message": "x" * size,
     }
     return json.dumps({**row, "metadata": {"n": str(number)}, "dedupe": number}).encode()
+
+
+def _bodies() -> dict[str, tuple[Callable[[bytes], Numbered], bytes]]:
+    """JSON of which each item became an object before the first was read: 20 MiB of them took up to 770 MB."""
+    tiny = b"1," * (MAX_COMMAS + 1) + b"1"
+    return {
+        "json": (lambda body: json_records.records(body, "application/json"), b"[%b]" % tiny),
+        "events": (lambda body: cloudevents.records({}, cloudevents.BATCHED, body), b"[%b]" % tiny),
+        "otlp": (otlp_json.records, b'{"resourceLogs":[{"scopeLogs":[{"logRecords":[%b]}]}]}' % tiny),
+        "loki": (loki_json.records, b'{"streams":[{"stream":{},"values":[%b]}]}' % tiny),
+    }
+
+
+@pytest.mark.parametrize("name", ["json", "events", "otlp", "loki"])
+def test_json_of_millions_of_tiny_items_is_too_large_before_it_is_parsed(name: str) -> None:
+    read, body = _bodies()[name]
+    with pytest.raises(TooLarge, match="commas"):
+        read(body)
+
+
+def test_a_record_as_large_as_no_row_is_rejected_before_it_is_parsed() -> None:
+    # An object of 14 MiB of fields took 420 MB, and eight seconds in which nobody else was answered.
+    large = b'{"service":"s","message":"%b"}' % (b"x" * MAX_RECORD_BYTES)
+    record = json_records.read(large)
+    assert isinstance(record, Rejected) and str(record) == f"{len(large)} bytes; the limit is {MAX_RECORD_BYTES}"
+    with pytest.raises(BadRequest, match="event 1: 4000029 bytes"):
+        cloudevents.records({}, cloudevents.STRUCTURED, b'{"specversion":"1.0","data":"' + b"x" * MAX_RECORD_BYTES)
+
+
+def test_a_line_of_syslog_as_large_as_no_row_is_rejected_before_it_is_taken_apart() -> None:
+    # 20 MiB of structured data without parameters took 1.2 GB.
+    ((number, record), (_, after)) = syslog.new(_request()).records(b"<13>1 - h a - - " + b"[a]" * 400_000 + b"\nafter")
+    assert number == 1 and isinstance(record, Rejected) and record.field == "message"
+    assert isinstance(after, Incoming) and after.message == "after"
+
+
+def test_a_text_full_of_ends_of_events_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    # It held the only thread for ten seconds.
+    monkeypatch.setattr(splunk_events, "MAX_COMMAS", 1000)
+    (one,) = splunk_events.events(b'{"event":"' + b"}{" * 1000 + b'"}', Query({}))
+    assert isinstance(one, Incoming)
+    with pytest.raises(TooLarge, match="might end"):
+        list(splunk_events.events(b'{"event":"' + b"}{" * 1002 + b'"}', Query({})))
+
+
+async def test_a_request_whose_rows_would_be_a_thousand_times_its_size_is_too_large(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # What a resource, a query or a stream says each record has a copy of: a megabyte became 45 GB.
+    monkeypatch.setattr(intake, "MAX_ROWS_BYTES", 5_000_000)
+    publisher = MemoryPublisher()
+    taking = intake.Intake(intake.Config(), publisher)
+    await taking.start()
+    records = enumerate((Incoming("s", "x" * 200_000) for _ in range(1000)), 1)
+    with pytest.raises(TooLarge, match="5000000 bytes"):
+        await taking.store(records, None)
+    await taking.stop()
+    assert not publisher.records
+
+
+def _request() -> Request:
+    return Request({"type": "http", "method": "POST", "path": "/", "query_string": b"", "headers": []})

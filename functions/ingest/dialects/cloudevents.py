@@ -19,7 +19,7 @@ import msgspec
 from functions.common.errors import BadRequest
 from functions.common.record import Incoming
 from functions.ingest.dialects import json_records
-from functions.ingest.records import Numbered, Rejected, check_commas
+from functions.ingest.records import MAX_RECORD_BYTES, Numbered, Rejected, check_commas
 
 STRUCTURED = "application/cloudevents+json"
 BATCHED = "application/cloudevents-batch+json"
@@ -30,7 +30,7 @@ _QUOTED, _ESCAPED = re.compile(r'"(?:[^"\\]|\\.)*"'), re.compile(r"\\(.)")
 # Values stay as they were sent: a number that is decoded and encoded again may be another.
 Fields = dict[str, msgspec.Raw]
 _object = msgspec.json.Decoder(Fields).decode
-_array = msgspec.json.Decoder(list[Fields]).decode
+_array = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _EMPTY, _NO_METADATA = msgspec.Raw(b'""'), msgspec.Raw(b"{}")
 # What the record holds elsewhere, or what describes the data only.
 _NOT_METADATA = {"specversion", "time", "datacontenttype", "dataschema", "traceparent"}
@@ -46,14 +46,20 @@ def records(headers: Mapping[str, str], kind: str, body: bytes) -> Numbered:
     try:
         check_commas(body)
         if kind == BATCHED:
-            events = _array(body)
+            events = [_event(number, raw) for number, raw in enumerate(_array(body), 1)]
         elif kind == STRUCTURED:
-            events = [_object(body)]
+            events = [_event(1, body)]
         else:
             events = [_binary(headers, kind, body)]
         return [(number, _record(number, event)) for number, event in enumerate(events, 1)]
     except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
         raise BadRequest(f"not a CloudEvent: {error}") from None
+
+
+def _event(number: int, raw: bytes | msgspec.Raw) -> Fields:
+    if len(raw) > MAX_RECORD_BYTES:
+        raise BadRequest(f"event {number}: {len(raw)} bytes; the limit is {MAX_RECORD_BYTES}")
+    return _object(raw)
 
 
 def _binary(headers: Mapping[str, str], kind: str, body: bytes) -> Fields:

@@ -7,16 +7,12 @@ from collections.abc import Iterable, Iterator, Sequence
 import msgspec
 from google.protobuf.message import DecodeError
 
-from functions.common.errors import BadRequest, TooLarge
-from functions.common.identity import MAX_RECORDS
+from functions.common.errors import BadRequest
 from functions.common.record import Incoming
 from functions.ingest.dialects import wire
 from functions.ingest.dialects.json_records import texts
 from functions.ingest.proto.log_pb2 import LogEntry
 from functions.ingest.records import Numbered, Rejected
-
-_LOGS = 1
-"""The number of LogBatch's field."""
 
 
 def entry(data: bytes) -> LogEntry | Rejected:
@@ -29,14 +25,8 @@ def entry(data: bytes) -> LogEntry | Rejected:
 
 def batch(data: bytes) -> Sequence[bytes]:
     """The entries of a LogBatch. Raises BadRequest if the bytes are none, TooLarge for more than a call may hold."""
-    logs: list[bytes] = []
     try:
-        for number, part in wire.parts(data):
-            if number == _LOGS:
-                logs.append(part)
-            if len(logs) >= MAX_RECORDS:
-                raise TooLarge(f"the batch has more than {MAX_RECORDS - 1} records")
-        return logs
+        return wire.split(data)[0]
     except DecodeError:
         raise BadRequest("the message is not a LogBatch") from None
 

@@ -20,10 +20,6 @@ from functions.ingest.normalise import MAX_METADATA
 from functions.ingest.proto import loki_pb2
 from functions.ingest.records import Numbered, Rejected, check_size
 
-# The numbers of the fields of a PushRequest, and of its streams.
-_STREAMS = 1
-_LABELS, _ENTRIES = 1, 2
-
 _QUOTED = r'"[^"\\\n]*+(?:\\.[^"\\\n]*+)*+"|`[^`]*+`'
 _PAIR = re.compile(rf"\s*+([A-Za-z_]\w*+|{_QUOTED})\s*+=\s*+({_QUOTED})\s*+(,|(?=}}))", re.ASCII)
 _ESCAPE = re.compile(rb"\\(?:x([0-9A-Fa-f]{2})|([0-7]{3})|u([0-9A-Fa-f]{4})|U([0-9A-Fa-f]{8})|(.))", re.DOTALL)
@@ -49,21 +45,12 @@ class Stream(NamedTuple):
 def _streams(body: bytes) -> list[Stream]:
     streams: list[Stream] = []
     count = 0
-    for number, data in wire.parts(body):
-        if number != _STREAMS:
-            continue
-        if len(streams) >= MAX_RECORDS - 1:
-            raise TooLarge(f"the request has more than {MAX_RECORDS - 1} streams")
-        labels, entries = b"", []
-        for name, part in wire.parts(data):
-            if name == _LABELS:
-                labels = part
-            elif name == _ENTRIES:
-                entries.append(part)
-                if count + len(entries) >= MAX_RECORDS:
-                    raise TooLarge(f"the request has more than {MAX_RECORDS - 1} records")
+    for data in wire.split(body)[0]:
+        labels, entries = wire.split(data)
         count += len(entries)
-        streams.append(Stream(labels, entries))
+        if count >= MAX_RECORDS:
+            raise TooLarge(f"the request has more than {MAX_RECORDS - 1} records")
+        streams.append(Stream(labels[-1] if labels else b"", entries))
     return streams
 
 

@@ -4,37 +4,75 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from google.protobuf.message import DecodeError
-from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
-from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue, InstrumentationScope, KeyValue
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
+from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
-from functions.common.errors import BadRequest
+from functions.common.errors import BadRequest, TooLarge
+from functions.common.identity import MAX_RECORDS
 from functions.common.record import Incoming
+from functions.ingest.dialects import wire
 from functions.ingest.dialects.otlp_fields import ID, Surroundings, level, note, real
-from functions.ingest.records import Numbered
+from functions.ingest.normalise import MAX_METADATA
+from functions.ingest.records import Numbered, Rejected, check_size
+
+_MAX_ATTRIBUTES = 2 * MAX_METADATA
+"""Attributes that are looked at: some may be the same."""
+
+T = TypeVar("T", Resource, InstrumentationScope)
 
 
 def records(body: bytes) -> Numbered:
-    """The log records of an ExportLogsServiceRequest. Raises BadRequest if it is none."""
+    """The log records of an ExportLogsServiceRequest. Raises, once they are read, BadRequest if it is none."""
+    return enumerate(_records(body), 1)
+
+
+def _records(body: bytes) -> Iterator[Incoming | Rejected]:
     try:
-        request = ExportLogsServiceRequest.FromString(body)
+        for shared, logs in _scopes(body):
+            for data in logs:
+                yield _read(data, shared)
     except DecodeError:
         raise BadRequest("the body is not an ExportLogsServiceRequest in protobuf") from None
-    return enumerate(_records(request), 1)
+    except Rejected as rejected:
+        raise BadRequest(f"an attribute of a resource or a scope: {rejected}") from None
 
 
-def _records(request: ExportLogsServiceRequest) -> Iterator[Incoming]:
-    for resource_logs in request.resource_logs:
-        resource = _attributes(resource_logs.resource.attributes)
-        for scope_logs in resource_logs.scope_logs:
-            scope = scope_logs.scope
-            surroundings = Surroundings(resource, scope.name, scope.version, _attributes(scope.attributes))
-            for record in scope_logs.log_records:
-                yield _record(record, surroundings)
+def _scopes(body: bytes) -> Iterator[tuple[Surroundings, list[bytes]]]:
+    """The logs of each scope, still as their bytes, and what they share. Raises DecodeError, Rejected or TooLarge."""
+    count = 0
+    for resource_logs in wire.split(body)[0]:
+        owners, groups = wire.split(resource_logs)
+        count += 1 + len(groups)
+        if count >= MAX_RECORDS:
+            raise TooLarge(f"the request has more than {MAX_RECORDS - 1} resources and scopes")
+        # Of a message that comes in several fields protobuf makes one, which their bytes in a row are too.
+        resource = _shared(b"".join(owners), Resource)
+        attributes = _attributes(resource.attributes)
+        for scope_logs in groups:
+            owners, logs = wire.split(scope_logs)
+            if logs:
+                scope = _shared(b"".join(owners), InstrumentationScope)
+                yield Surroundings(attributes, scope.name, scope.version, _attributes(scope.attributes)), logs
+
+
+def _shared(data: bytes, kind: type[T]) -> T:
+    check_size(data)
+    return kind.FromString(data)
+
+
+def _read(data: bytes, surroundings: Surroundings) -> Incoming | Rejected:
+    try:
+        check_size(data)
+        return _record(LogRecord.FromString(data), surroundings)
+    except Rejected as rejected:
+        return rejected
+    except DecodeError:
+        return Rejected(None, "not a LogRecord in protobuf, or nested too deeply, or a text is not UTF-8")
 
 
 def _record(record: LogRecord, surroundings: Surroundings) -> Incoming:
@@ -62,6 +100,8 @@ def _record(record: LogRecord, surroundings: Surroundings) -> Incoming:
 
 def _attributes(attributes: Sequence[KeyValue]) -> dict[str, str]:
     found: dict[str, str] = {}
+    if len(attributes) > _MAX_ATTRIBUTES:
+        raise Rejected("metadata", f"{len(attributes)} attributes; the limit is {MAX_METADATA}")
     for pair in attributes[:]:  # a list is quicker to go through
         value = pair.value
         # Texts by the short way: most values are.

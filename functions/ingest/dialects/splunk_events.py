@@ -70,7 +70,9 @@ def _objects(body: bytes) -> Iterator[bytes]:
     Outside a text, a brace that closes next to one that opens parts two of them; inside one, the quotes before are odd.
     """
     start = seen = quotes = 0
-    for match in _BETWEEN.finditer(body):
+    for count, match in enumerate(_BETWEEN.finditer(body)):
+        if count > MAX_COMMAS:  # in one text they would keep the other requests waiting
+            raise TooLarge(f"the request has more than {MAX_COMMAS} places where an event might end")
         end = match.end()
         part = body[seen:end]
         if b"\\" in part:
