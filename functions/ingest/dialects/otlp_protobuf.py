@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import msgspec
 from google.protobuf.message import DecodeError
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, InstrumentationScope, KeyValue
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
@@ -33,13 +34,32 @@ def records(body: bytes) -> Numbered:
 
 def _records(body: bytes) -> Iterator[Incoming | Rejected]:
     try:
-        for shared, logs in _scopes(body):
+        for surroundings, logs in _parsed(body) or _scopes(body):
             for data in logs:
-                yield _read(data, shared)
+                yield _read(data, surroundings)
     except DecodeError:
         raise BadRequest("the body is not an ExportLogsServiceRequest in protobuf") from None
     except Rejected as rejected:
         raise BadRequest(f"an attribute of a resource or a scope: {rejected}") from None
+
+
+def _parsed(body: bytes) -> Iterator[tuple[Surroundings, Iterable[LogRecord]]] | None:
+    """What `_scopes` gives, parsed as a whole. None for a large body, or a broken one: some of it may be good."""
+    if len(body) > wire.SMALL:
+        return None
+    try:
+        return _groups(ExportLogsServiceRequest.FromString(body))
+    except DecodeError:
+        return None
+
+
+def _groups(request: ExportLogsServiceRequest) -> Iterator[tuple[Surroundings, Iterable[LogRecord]]]:
+    for resource_logs in request.resource_logs:
+        attributes = _attributes(resource_logs.resource.attributes)
+        for scope_logs in resource_logs.scope_logs:
+            scope = scope_logs.scope
+            shared = Surroundings(attributes, scope.name, scope.version, _attributes(scope.attributes))
+            yield shared, scope_logs.log_records
 
 
 def _scopes(body: bytes) -> Iterator[tuple[Surroundings, list[bytes]]]:
@@ -65,10 +85,12 @@ def _shared(data: bytes, kind: type[T]) -> T:
     return kind.FromString(data)
 
 
-def _read(data: bytes, surroundings: Surroundings) -> Incoming | Rejected:
+def _read(data: LogRecord | bytes, surroundings: Surroundings) -> Incoming | Rejected:
     try:
-        check_size(data)
-        return _record(LogRecord.FromString(data), surroundings)
+        if isinstance(data, bytes):
+            check_size(data)
+            data = LogRecord.FromString(data)
+        return _record(data, surroundings)
     except Rejected as rejected:
         return rejected
     except DecodeError:

@@ -14,7 +14,7 @@ from functions.common.errors import Transient
 from functions.ingest.dialects import entries, otlp, otlp_protobuf
 from functions.ingest.intake import Intake
 from functions.ingest.normalise import MAX_ERRORS, Outcome
-from functions.ingest.proto.log_pb2 import IngestResponse, RecordError
+from functions.ingest.proto.log_pb2 import IngestResponse, LogEntry, RecordError
 from functions.ingest.rpc import status as rpc_status
 from functions.ingest.rpc.stream import in_turn, together
 
@@ -128,7 +128,7 @@ class _Call:
         await together(messages, work)
         return total
 
-    async def _store(self, logs: Sequence[bytes]) -> Outcome:
+    async def _store(self, logs: Sequence[LogEntry | bytes]) -> Outcome:
         before = self._first - 1
         self._first += len(logs)
         # Without a key each message is a batch of its own, so that a stream may be as long as it likes.
