@@ -26,19 +26,24 @@ FIRST_WAIT, MAX_WAIT = 0.2, 30.0
 """Seconds between two tries of a batch, at first and at most, if ingest asks for no other by Retry-After."""
 MAX_ASKED = 300.0
 """Seconds that a Retry-After may ask for."""
+PATH = "/api/v1/ingest"
 _REFUSED = (400, 413, 415)
+_NOT_INGEST = (404, 405)
 _TIMEOUT = httpx.Timeout(30, connect=5)
 
 
-def endpoint(url: str) -> str:
-    """Where the ingest at `url` takes logs. Raises ValueError if that is no address of HTTP."""
-    address = url.rstrip("/") + "/api/v1/ingest"
+def endpoint(url: str, name: str = "INGEST_URL") -> str:
+    """Where the ingest at `url` takes logs, which may be that address already.
+
+    Raises ValueError, with the `name` of the setting, if it is no address of HTTP.
+    """
+    address = url.rstrip("/").removesuffix(PATH) + PATH
     try:
         parsed = httpx.URL(address)
     except httpx.InvalidURL:
         parsed = httpx.URL()
-    if parsed.scheme not in ("http", "https") or not parsed.host:
-        raise ValueError(f"INGEST_URL is {url!r}: expected http://host:port")
+    if parsed.scheme not in ("http", "https") or not parsed.host or parsed.query or parsed.fragment:
+        raise ValueError(f"{name} is {url!r}: expected http://host:port")
     return address
 
 
@@ -161,7 +166,10 @@ class Forwarder:
         if response.status_code != 200 and response.status_code not in _REFUSED:
             asked = response.headers.get("retry-after", "")
             wait = float(asked) if asked.isascii() and asked.isdecimal() else None
-            raise _Failure(f"{response.status_code} {response.text[:300]}".strip(), wait)
+            answer = f"{response.status_code} {response.text[:300]}".strip()
+            if response.status_code in _NOT_INGEST:
+                raise _Failure(f"this is not ingest: check INGEST_URL / --url; it answers {answer}", wait)
+            raise _Failure(answer, wait)
         return response
 
     def _settle(self, batch: Batch, response: httpx.Response) -> None:

@@ -21,12 +21,12 @@ def say(text: str) -> None:
 class Progress:
     """One line that changes, on a terminal and if not `quiet`; and a word when delivery fails and when it works again.
 
-    `read` is how many lines were read, `full` whether reading waits for the spool.
+    `read` is how many lines were read, `full` why reading waits for the spool, or empty.
     """
 
     def __init__(self, spool: Spool, forwarder: Forwarder, quiet: bool) -> None:
         self.read = 0
-        self.full = False
+        self.full = ""
         self._spool = spool
         self._forwarder = forwarder
         self._away = False
@@ -53,14 +53,15 @@ class Progress:
         self._bar.update(self._forwarder.sent - self._bar.n)
         self._bar.set_description_str(trouble or self.counts())
         if bool(trouble) != self._away:
-            say(f"{trouble} ({self._forwarder.failing})" if trouble else "ingest takes lines again")
+            say(f"{trouble} ({self._forwarder.failing or self.full})" if trouble else "lines are delivered again")
         self._away = bool(trouble)
 
     def _trouble(self) -> str:
         """What keeps lines from ingest, or nothing."""
         why = self._forwarder.failing
         if not why:
-            return ""
+            # A spool that waits for ingest is full again and again; an empty one is only if the disk is.
+            return "reading waits" if self.full and not self._spool.count else ""
         # An answer's status, or the name of the client's error; anything else went wrong on this side.
         word = why.split()[0]
         if word.isdecimal():
@@ -69,5 +70,5 @@ class Progress:
             what = "ingest does not answer"
         else:
             what = "lines cannot be delivered now"
-        full = "; the spool is full, and reading waits" if self.full else ""
+        full = f"; reading waits: {self.full}" if self.full else ""
         return f"{what}, {self._spool.count:,} lines wait on disk{full}"

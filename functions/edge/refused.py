@@ -20,7 +20,7 @@ def file_of(spool: Spool) -> Path:
 def keep(file: Path, batch: Batch, reasons: Mapping[int, str]) -> int:
     """Append the logs of the batch that `reasons` names by their lines, from 1; return how many the disk now has.
 
-    Raises OSError.
+    Raises OSError; then there is no part of them in the file.
     """
     now = timestamps.iso(timestamps.now())
     entries = [
@@ -28,10 +28,16 @@ def keep(file: Path, batch: Batch, reasons: Mapping[int, str]) -> int:
         for number, line in enumerate(batch.body.split(b"\n"), 1)
         if line and number in reasons
     ]
-    with file.open("ab") as opened:
-        opened.write(msgspec.json.Encoder().encode_lines(entries))
-        opened.flush()
-        os.fsync(opened.fileno())
+    rest = memoryview(msgspec.json.Encoder().encode_lines(entries))
+    with file.open("ab", buffering=0) as opened:
+        start = opened.tell()
+        try:
+            while rest:
+                rest = rest[opened.write(rest) :]
+            os.fsync(opened.fileno())
+        except OSError as error:
+            opened.truncate(start)
+            raise OSError(error.errno, error.strerror, str(file)) from error
     return len(entries)
 
 

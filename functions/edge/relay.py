@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import errno
 import functools
 import logging
 import signal
@@ -29,6 +30,7 @@ from functions.common.host import HostConfig, listen
 from functions.common.log import configure
 from functions.edge.batcher import Batcher
 from functions.edge.forward import Forwarder, endpoint
+from functions.edge.handshake import Handshakes
 from functions.edge.receive import RESET, Connection, Datagrams, reader
 from functions.edge.spool import DEFAULT_BYTES, Spool, SpoolError
 
@@ -37,6 +39,7 @@ log = logging.getLogger("functions.edge.relay")
 DRAIN_SECONDS = 5.0
 """How long the relay goes on sending after SIGTERM."""
 _REPORT_SECONDS = 60.0
+_UNPRIVILEGED = {"SYSLOG_PORT": 5514, "SYSLOG_TLS_PORT": 6514}
 _UDP_BUFFER = 16 * 1024 * 1024
 
 
@@ -80,6 +83,16 @@ class Config:
         return context
 
 
+def refusal(setting: str, port: int, host: str, error: OSError) -> ConfigError:
+    """Why the relay cannot listen there, with the setting that has to change."""
+    if error.errno == errno.EACCES:
+        why = f"ports under 1024 need root or CAP_NET_BIND_SERVICE; {_UNPRIVILEGED[setting]} does not"
+        return ConfigError(f"{setting} is {port}: {why}")
+    if host and error.errno != errno.EADDRINUSE:
+        return ConfigError(f"SYSLOG_HOST is {host!r}: expected an IPv4 address of this machine, or nothing for all")
+    return ConfigError(f"{setting} is {port}: {error.strerror or error}")
+
+
 class Relay:
     """The sockets, and what lies between them and the spool."""
 
@@ -91,7 +104,7 @@ class Relay:
         self._read = reader(config.retention_days * timestamps.DAY)
         self._datagrams = Datagrams(self._batcher, self._read)
         self._connections: set[Connection] = set()
-        self._listeners: list[asyncio.BaseTransport | asyncio.Server] = []
+        self._listeners: list[asyncio.BaseTransport | asyncio.Server | Handshakes] = []
 
     async def run(self, stop: asyncio.Event) -> None:
         """Listen and forward until `stop` is set, then put what was read and go on sending for a few seconds."""
@@ -120,10 +133,13 @@ class Relay:
         try:
             sock = listen(port, self._config.syslog_host)
         except OSError as error:
-            raise ConfigError(f"{setting} is {port}: {error.strerror or error}") from error
+            raise refusal(setting, port, self._config.syslog_host, error) from error
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)  # connections inherit it
         make = functools.partial(Connection, self._batcher, self._read, self._connections)
-        self._listeners.append(await asyncio.get_running_loop().create_server(make, sock=sock, ssl=tls))
+        if tls:
+            self._listeners.append(Handshakes(sock, tls, make))
+        else:
+            self._listeners.append(await asyncio.get_running_loop().create_server(make, sock=sock))
 
     async def _listen_to_datagrams(self, port: int) -> None:
         host = self._config.syslog_host
@@ -137,7 +153,7 @@ class Relay:
             sock.bind((host, port))
         except OSError as error:
             sock.close()
-            raise ConfigError(f"SYSLOG_PORT is {port}: {error.strerror or error}") from error
+            raise refusal("SYSLOG_PORT", port, host, error) from error
         transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(lambda: self._datagrams, sock=sock)
         self._listeners.append(transport)
 
@@ -162,6 +178,9 @@ class Relay:
         while True:
             await asyncio.sleep(_REPORT_SECONDS)
             self._datagrams.report()
+            for listener in self._listeners:
+                if isinstance(listener, Handshakes):
+                    listener.forget()
 
     def _say(self, text: str) -> None:
         config, spool = self._config, self._spool
@@ -186,7 +205,8 @@ def main() -> None:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(run(load(Config, environment())))
     except (ConfigError, SpoolError) as error:
-        sys.exit(f"relay: {error}")
+        hint = "; SPOOL_DIR names another folder" if "in use by" in str(error) else ""
+        sys.exit(f"relay: {error}{hint}")
 
 
 if __name__ == "__main__":

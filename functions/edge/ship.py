@@ -16,6 +16,7 @@ import dataclasses
 import hashlib
 import logging
 import os
+import re
 import resource
 import socket
 import sys
@@ -34,6 +35,8 @@ from functions.edge.shipper import Shipper
 from functions.edge.spool import DEFAULT_BYTES, Spool, SpoolError
 
 _OPEN_FILES = 65_536
+_SIZE = re.compile(r"([0-9]+)([kmg]?)(i?b)?", re.IGNORECASE)
+_UNITS = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +59,15 @@ def default_spool(service: str, state: str) -> Path:
     return base / "torpor" / "ship" / name
 
 
+def bytes_of(text: str) -> int:
+    """A number of bytes, with or without a unit of 1024. Raises ArgumentTypeError."""
+    match = _SIZE.fullmatch(text)
+    size = int(match[1]) * _UNITS[match[2].lower()] if match else 0
+    if not size:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size: expected bytes, above 0, as 5000000, 500k, 20M or 2GiB")
+    return size
+
+
 def parse(arguments: Sequence[str], config: Config) -> argparse.Namespace:
     """The command's arguments. Ends the program if they are wrong."""
     parser = argparse.ArgumentParser(prog="python -m functions.edge.ship", description="Send lines to ingest.")
@@ -64,7 +76,13 @@ def parse(arguments: Sequence[str], config: Config) -> argparse.Namespace:
     parser.add_argument("--level", default="INFO", help="of lines that name none (default %(default)s)")
     parser.add_argument("--url", default=config.ingest_url, help="where ingest listens (INGEST_URL; now %(default)s)")
     parser.add_argument("--spool", type=Path, metavar="DIR", help="where lines wait; by default a folder per service")
-    parser.add_argument("--spool-bytes", type=int, default=DEFAULT_BYTES, metavar="N", help="so many at most (1 GiB)")
+    parser.add_argument(
+        "--spool-bytes",
+        type=bytes_of,
+        default=DEFAULT_BYTES,
+        metavar="N",
+        help="so many wait at most, as 500k, 20M or 2G (default 1G); one batch, some 4M, may wait whatever this is",
+    )
     parser.add_argument("--from-end", action="store_true", help="of files seen first, only what is written from now on")
     parser.add_argument("--once", action="store_true", help="read the files to their end, deliver, and exit")
     parser.add_argument("--quiet", action="store_true", help="say only what goes wrong")
@@ -73,15 +91,15 @@ def parse(arguments: Sequence[str], config: Config) -> argparse.Namespace:
         parser.error(f"--service has 1 to {MAX_SERVICE_BYTES} bytes")
     if options.level.lower() not in LEVEL_ALIASES:
         parser.error(f"--level {options.level!r} is not known; use TRACE, DEBUG, INFO, WARN, ERROR or FATAL")
-    if options.spool_bytes < 1:
-        parser.error("--spool-bytes is at least 1")
     if not options.files and sys.stdin is None:
         parser.error("standard input is closed: name files, or pipe lines into it")
     for name in options.files:
         if name.endswith(PACKED):
             parser.error(f"{name} is packed: unpack it into the pipe")
+        if Path(name).is_dir():
+            parser.error(f"{name} is a directory: name files, or a glob such as '{name.rstrip('/')}/*.log'")
     try:
-        endpoint(options.url)  # for its error
+        endpoint(options.url, "--url")  # for its error; INGEST_URL was looked at before
         options.spool = options.spool or default_spool(options.service, config.xdg_state_home)
     except (ValueError, RuntimeError) as error:
         parser.error(str(error))

@@ -81,15 +81,15 @@ class Shipper:
             self._changed.clear()
             try:
                 self._spool.put(batch.body, len(batch.records), batch.positions)
-            except Full:
-                self._progress.full = True
+            except Full as error:
+                self._progress.full = str(error)
                 if self._stop.is_set():
                     # The lines of a file are read again by the next run.
                     self._lost += len(batch.records) if isinstance(self._source, Pipe) else 0
                     return
                 await _until(self._stop, asyncio.wait_for(self._changed.wait(), 1))
             else:
-                self._progress.full = False
+                self._progress.full = ""
                 self._progress.read += len(batch.records)
                 self._forwarder.wake()
                 break

@@ -27,6 +27,7 @@ from typing import Any
 import pytest
 
 from functions.common import timestamps
+from tests.support.disk import fill, small_disk
 from tests.support.kafka import free_port
 from tests.support.kafka_security import make_certificates
 from tests.support.local import ROOT, LocalTorpor
@@ -327,7 +328,62 @@ def test_sigterm_stores_and_sends_what_was_read_and_acknowledges_nothing_else(
     sent.check(found(torpor, sent.service, 500), 500)
 
 
-def test_a_spool_or_port_in_use_stops_the_start_and_is_named(relay: Relay, tmp_path: Path) -> None:
+def test_from_a_full_disk_all_messages_are_found_when_ingest_is_back(fresh: LocalTorpor, tmp_path: Path) -> None:
+    sent = Numbered(unique("disk"))
+    count = 40_000
+    with small_disk(tmp_path / "disk") as disk:
+        relay = Relay(tmp_path, fresh.url("ingest", ""), SPOOL_DIR=str(disk))
+        sender = Sender(relay.port, b"".join(counted(sent.message(number)) for number in range(count)))
+        with running(relay):
+            sender.start()
+            held = relay.wait_for("the spool takes no more messages; senders have to wait")
+            assert held["error"] == f"the disk of {disk}/relay.db is full: free some space"
+            fill(disk / "other")
+            fresh.start()
+            sender.join(60)
+            assert sender.acknowledged
+            sent.check(found(fresh, sent.service, count), count)
+
+
+def test_plain_tcp_on_the_port_for_tls_is_a_warning_that_names_the_sender_once(
+    torpor: LocalTorpor, tmp_path: Path
+) -> None:
+    authority, certificate = make_certificates(tmp_path / "certificates")
+    settings = {"SYSLOG_TLS_PORT": str(free_port()), "SYSLOG_TLS_CERTFILE": str(certificate)}
+    address = ("127.0.0.1", int(settings["SYSLOG_TLS_PORT"]))
+    sent = Numbered(unique("plain"))
+    with running(Relay(tmp_path, torpor.url("ingest", ""), **settings)) as relay:
+        socket.create_connection(address).close()  # as a check of the port does
+        for _ in range(3):
+            with contextlib.suppress(ConnectionError), socket.create_connection(address, timeout=20) as sock:
+                sock.sendall(line(sent.message(0)))
+                while sock.recv(100):
+                    pass
+        silent = socket.create_connection(address)
+        send_by_tls(address, ssl.create_default_context(cafile=str(authority)), line(sent.message(0)))
+        sent.check(found(torpor, sent.service, 1), 1)
+        assert relay.stop() == 0
+        silent.close()
+    (warning,) = [entry for entry in relay.log if entry["level"] == "WARNING"]
+    assert (warning["message"], warning["peer"]) == (
+        "no TLS connection came about; plain TCP goes to SYSLOG_PORT",
+        "127.0.0.1",
+    )
+
+
+def test_a_port_that_the_relay_has_no_right_to_stops_the_start_and_another_is_named(relay: Relay) -> None:
+    if int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text()) <= 514:
+        pytest.skip("here anybody may listen on any port")
+    command = [sys.executable, "-m", "functions.edge.relay"]
+    if os.geteuid() == 0:
+        command = ["setpriv", "--bounding-set=-net_bind_service", *command]
+    environment = {**relay.environment, "SYSLOG_PORT": "514", "SPOOL_DIR": str(relay.folder / "other")}
+    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=20, check=False)
+    why = "ports under 1024 need root or CAP_NET_BIND_SERVICE; 5514 does not"
+    assert (run.returncode, run.stderr.strip()) == (1, f"relay: SYSLOG_PORT is 514: {why}")
+
+
+def test_what_is_in_use_or_cannot_be_used_stops_the_start_and_is_named(relay: Relay, tmp_path: Path) -> None:
     def start(**settings: str) -> str:
         command = [sys.executable, "-m", "functions.edge.relay"]
         environment = {**relay.environment, **settings}
@@ -337,8 +393,14 @@ def test_a_spool_or_port_in_use_stops_the_start_and_is_named(relay: Relay, tmp_p
         assert run.returncode == 1
         return run.stderr
 
-    assert f"relay: {relay.folder}/spool/relay.db is in use by another process" in start()
-    assert f"relay: SYSLOG_PORT is {relay.port}: Address already in use" in start(SPOOL_DIR=str(tmp_path / "other"))
+    in_use = f"relay: {relay.folder}/spool/relay.db is in use by another process; SPOOL_DIR names another folder"
+    assert in_use in start()
+    other = {"SPOOL_DIR": str(tmp_path / "other")}
+    assert f"relay: SYSLOG_PORT is {relay.port}: Address already in use" in start(**other)
+    for host in ("203.0.113.5", "::1", "no name"):
+        assert f"relay: SYSLOG_HOST is '{host}': expected an IPv4 address of this machine" in start(
+            **other, SYSLOG_HOST=host
+        )
 
 
 # Kills

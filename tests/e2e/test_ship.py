@@ -26,6 +26,7 @@ import pytest
 
 from functions.common import timestamps
 from functions.edge.spool import Spool
+from tests.support.disk import fill, small_disk
 from tests.support.kafka import free_port
 from tests.support.local import ROOT, LocalTorpor
 
@@ -198,6 +199,62 @@ def test_a_full_spool_stops_the_reading_and_loses_nothing(
     status, _ = shipping.run("--once", "--quiet", log)
     assert status == 0
     assert torpor.wait_for_total(50_000, service=shipping.service) == 50_000
+
+
+@pytest.mark.parametrize(("size", "arguments"), [("2m", []), ("4m", ["--once", "app.log"])], ids=["pipe", "file"])
+def test_a_full_disk_stops_the_reading_and_delivery_makes_room_again(
+    fresh: LocalTorpor, tmp_path: Path, size: str, arguments: list[str]
+) -> None:
+    log = tmp_path / "app.log"
+    append(log, "".join(f"line {number}\n" for number in range(40_000)))
+    shipping = Shipping(tmp_path / "state", fresh.url("ingest", ""))
+    with small_disk(tmp_path / "disk", size) as disk, log.open() as lines:
+        arguments = [str(tmp_path / word) if word.endswith(".log") else word for word in arguments]
+        process = shipping.start("--spool", disk, *arguments, stdin=lines)
+        with ended(process):
+            assert process.stderr
+            assert "lines wait on disk" in process.stderr.readline()
+            time.sleep(1)
+            fresh.start()
+            assert process.wait(60) == 0
+            assert "40,000 lines read, 40,000 delivered" in process.stderr.read()
+    assert fresh.wait_for_total(40_000, service=shipping.service) == 40_000
+    assert messages(fresh, shipping.service) == Counter(f"line {number}" for number in range(40_000))
+
+
+def test_a_disk_without_room_for_anything_is_told_until_there_is_some(
+    torpor: LocalTorpor, shipping: Shipping, tmp_path: Path
+) -> None:
+    with small_disk(tmp_path / "disk") as disk:
+        Spool(disk / "spool.db", 1).close()
+        fill(disk / "other")
+        process = shipping.start("--spool", disk, stdin=subprocess.PIPE)
+        with ended(process):
+            assert process.stdin and process.stderr
+            process.stdin.write("line\n" * 1000)
+            process.stdin.close()
+            said = process.stderr.readline()
+            assert said == f"ship: reading waits (the disk of {disk}/spool.db is full: free some space)\n"
+            (disk / "other").unlink()
+            assert process.wait(30) == 0
+    assert torpor.wait_for_total(1000, service=shipping.service) == 1000
+
+
+def test_the_address_may_be_the_one_that_takes_logs_and_a_wrong_one_is_told(
+    torpor: LocalTorpor, shipping: Shipping
+) -> None:
+    process = shipping.start("--url", torpor.url("query", ""), stdin=subprocess.PIPE)
+    with ended(process):
+        assert process.stdin and process.stderr
+        process.stdin.write("line\n")
+        process.stdin.close()
+        process.stdin = None
+        said = process.stderr.readline()
+        assert "1 lines wait on disk (this is not ingest: check INGEST_URL / --url; it answers 404" in said
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+    assert shipping.run("--url", torpor.url("ingest", "/api/v1/ingest"), text="")[0] == 0
+    assert torpor.wait_for_total(1, service=shipping.service) == 1
 
 
 def test_two_shippers_of_one_service_are_told_to_use_spools_of_their_own(shipping: Shipping) -> None:

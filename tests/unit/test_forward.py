@@ -17,10 +17,11 @@ import pytest
 from functions.common.host import Host
 from functions.common.record import decode
 from functions.edge import forward
-from functions.edge.forward import Forwarder
-from functions.edge.spool import Spool
+from functions.edge.forward import Forwarder, endpoint
+from functions.edge.spool import Full, Spool
 from functions.ingest.function import Ingest
 from functions.ingest.intake import Config
+from tests.support.disk import fill, small_disk
 from tests.support.memory import MemoryPublisher
 
 URL = "http://ingest"
@@ -148,6 +149,20 @@ async def test_a_request_is_packed_and_says_what_it_is(spool: Spool) -> None:
     assert script.bodies == [line(1)]
 
 
+@pytest.mark.parametrize("path", ["", "/", "/api/v1/ingest", "/api/v1/ingest/"])
+def test_an_address_may_be_that_of_ingest_or_where_it_takes_logs(path: str) -> None:
+    assert endpoint("http://localhost:8081" + path) == "http://localhost:8081/api/v1/ingest"
+    assert endpoint("https://host/logs" + path) == "https://host/logs/api/v1/ingest"
+
+
+@pytest.mark.parametrize("url", ["", "localhost:8081", "ftp://host", "http://", "http://host?a=1", "http://host#a"])
+def test_what_is_no_address_is_an_error_that_names_the_setting(url: str) -> None:
+    with pytest.raises(ValueError, match=r"^INGEST_URL is '.*': expected http://host:port$"):
+        endpoint(url)
+    with pytest.raises(ValueError, match=r"^--url is '.*': expected http://host:port$"):
+        endpoint(url, "--url")
+
+
 FAILURES = [
     httpx.ConnectError("refused"),
     httpx.ReadTimeout("late"),
@@ -218,6 +233,19 @@ async def test_a_batch_whose_refused_lines_cannot_be_kept_is_held_until_they_can
         assert (forwarder.refused, len(kept(spool))) == (1, 1)
 
 
+async def test_refused_lines_that_the_disk_has_no_room_for_are_kept_whole_when_it_has(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk") as disk, contextlib.closing(Spool(disk / "spool.db", 10**9)) as spool:
+        spool.put(b"\n".join(line(number) for number in range(2000)), 2000)
+        fill(disk / "other")
+        async with running(spool, Script(httpx.Response(400))) as forwarder:
+            await until(lambda: forwarder.failing)
+            assert forwarder.failing == f"[Errno 28] No space left on device: '{disk}/refused.jsonl'"
+            assert kept(spool) == []
+            (disk / "other").unlink()
+            assert await forwarder.drain(10)
+        assert [entry["record"]["message"] for entry in kept(spool)] == [str(number) for number in range(2000)]
+
+
 async def test_the_waits_grow_and_stay_below_their_limit(spool: Spool) -> None:
     spool.put(line(1), 1)
     script = Script(*[httpx.Response(500)] * 6, taken(1))
@@ -273,6 +301,39 @@ async def test_an_outage_is_logged_once_and_so_is_its_end(spool: Spool, caplog: 
     messages = [record.message for record in caplog.records]
     assert messages == ["cannot hand logs on to ingest; they wait", "ingest takes logs again"]
     assert changes == [(0, "ConnectError refused")] * 5 + [(1, ""), (2, "")]
+
+
+@pytest.mark.parametrize("status", [404, 405])
+async def test_who_answers_as_ingest_never_does_is_told_once_and_the_logs_are_kept(
+    spool: Spool, caplog: pytest.LogCaptureFixture, status: int
+) -> None:
+    spool.put(line(1), 1)
+    script = Script(*[httpx.Response(status, text="no such page")] * 4, taken(1))
+    async with running(spool, script) as forwarder:
+        await until(lambda: forwarder.failing)
+        failing = f"this is not ingest: check INGEST_URL / --url; it answers {status} no such page"
+        assert (forwarder.failing, spool.count) == (failing, 1)
+        await until(lambda: not spool.batches)
+    (warning,) = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert vars(warning)["error"] == failing
+    assert (len(script.requests), kept(spool)) == (5, [])
+
+
+async def test_what_waits_on_a_full_disk_is_sent_once_and_makes_room(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk") as disk, contextlib.closing(Spool(disk / "spool.db", 10**9)) as spool:
+        put = 0
+        with contextlib.suppress(Full):
+            while True:
+                spool.put(b"\n".join(line(put + number) for number in range(1000)), 1000)
+                put += 1000
+        fill(disk / "other")
+        script = Script(taken(1000))
+        async with running(spool, script) as forwarder:
+            assert await forwarder.drain(20)
+            assert (forwarder.sent, forwarder.failing) == (put, "")
+        sent = b"\n".join(script.bodies).split(b"\n")
+        assert sent == [line(number) for number in range(put)]
+        assert put > 5000
 
 
 async def test_refused_logs_are_an_error_in_the_log_without_their_text(

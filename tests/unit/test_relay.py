@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import errno
 import logging
 import random
 import socket
@@ -25,7 +26,7 @@ from functions.edge import batcher
 from functions.edge.batcher import MAX_BYTES, MAX_COUNT, Batcher
 from functions.edge.framing import LIMIT
 from functions.edge.receive import CLOSE, RESET, Connection, Datagrams, address, reader, stamp
-from functions.edge.relay import Config
+from functions.edge.relay import Config, refusal
 from functions.edge.spool import Spool
 
 NOW = 1_769_860_800_123_456_789  # 2026-01-31T12:00:00
@@ -434,6 +435,7 @@ async def test_datagrams_that_come_while_the_spool_is_full_are_counted_and_repor
         ("SYSLOG_PORT", "0", "SYSLOG_PORT and SYSLOG_TLS_PORT are both 0: nothing is listened on"),
         ("SYSLOG_TLS_PORT", "6514", "SYSLOG_TLS_CERTFILE is not set: SYSLOG_TLS_PORT needs it"),
         ("INGEST_URL", "localhost:8081", "INGEST_URL is 'localhost:8081': expected http://host:port"),
+        ("INGEST_URL", "http://host?a=1", "INGEST_URL is 'http://host?a=1': expected http://host:port"),
         ("INGEST_URL", "http://host:port", "INGEST_URL is 'http://host:port': expected http://host:port"),
         ("SPOOL_BYTES", "much", "SPOOL_BYTES is 'much': expected int"),
     ],
@@ -442,6 +444,23 @@ def test_a_setting_that_cannot_be_used_is_named(variable: str, value: str, messa
     with pytest.raises(ConfigError) as raised:
         load(Config, {variable: value})
     assert str(raised.value) == message
+
+
+HOST = "SYSLOG_HOST is 'h': expected an IPv4 address of this machine, or nothing for all"
+
+
+@pytest.mark.parametrize(
+    ("host", "number", "message"),
+    [
+        ("h", errno.EADDRNOTAVAIL, HOST),
+        ("h", socket.EAI_NONAME, HOST),
+        ("h", errno.EADDRINUSE, "SYSLOG_PORT is 514: in the system's words"),
+        ("", errno.EADDRNOTAVAIL, "SYSLOG_PORT is 514: in the system's words"),
+        ("h", errno.EACCES, "SYSLOG_PORT is 514: ports under 1024 need root or CAP_NET_BIND_SERVICE; 5514 does not"),
+    ],
+)
+def test_why_it_cannot_listen_names_the_setting_that_has_to_change(host: str, number: int, message: str) -> None:
+    assert str(refusal("SYSLOG_PORT", 514, host, OSError(number, "in the system's words"))) == message
 
 
 def test_a_certificate_that_cannot_be_read_is_named(tmp_path: Path) -> None:

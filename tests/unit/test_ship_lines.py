@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +19,13 @@ from functions.common import timestamps
 from functions.common.config import load
 from functions.common.event import MAX_DATA_BYTES
 from functions.common.record import Incoming
+from functions.edge.forward import Forwarder
 from functions.edge.lines import MAX_LINE_BYTES, Line, split
 from functions.edge.pipe import Pipe
+from functions.edge.progress import Progress
 from functions.edge.records import MAX_BATCH_BYTES, MAX_BATCH_LINES, TIMES, Batch, Records
 from functions.edge.ship import Config, default_spool, parse
+from functions.edge.spool import Spool
 from functions.ingest.normalise import Normaliser, Outcome
 
 NOW = timestamps.parse("2026-11-22T12:00:00Z")
@@ -281,9 +287,9 @@ def test_a_state_folder_that_is_not_absolute_is_not_used(monkeypatch: pytest.Mon
         (["--service", ""], "1 to 255 bytes"),
         (["--service", "s" * 256], "1 to 255 bytes"),
         (["--service", "s", "--level", "loud"], "'loud' is not known"),
-        (["--service", "s", "--url", "localhost:8081"], "expected http://host:port"),
+        (["--service", "s", "--url", "localhost:8081"], "error: --url is 'localhost:8081': expected http://host:port"),
         (["--service", "s", "a.log.1.gz"], "is packed"),
-        (["--service", "s", "--spool-bytes", "0"], "at least 1"),
+        (["--service", "s", "--spool-bytes", "0"], "above 0"),
         ([], "--service"),
     ],
 )
@@ -293,6 +299,67 @@ def test_arguments_that_cannot_be_used_are_named(
     with pytest.raises(SystemExit):
         parse(arguments, Config())
     assert why in capsys.readouterr().err
+
+
+def test_a_directory_is_none_of_the_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(["--service", "s", f"{tmp_path}/"], Config())
+    said = f"{tmp_path}/ is a directory: name files, or a glob such as '{tmp_path}/*.log'"
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("1", 1),
+        ("1000000", 1_000_000),
+        ("7B", 7),
+        ("1k", 1024),
+        ("5K", 5120),
+        ("20M", 20 * 1024**2),
+        ("20mb", 20 * 1024**2),
+        ("2GiB", 2 * 1024**3),
+        ("2G", 2 * 1024**3),
+    ],
+)
+def test_the_size_of_the_spool_may_have_a_unit(text: str, size: int) -> None:
+    assert parse(["--service", "s", "--spool-bytes", text], Config()).spool_bytes == size
+
+
+@pytest.mark.parametrize("text", ["", "0", "0k", "-1", "1.5M", "much", "1T", "k", "1 iBk", "1ib2", "\u0661"])
+def test_a_size_that_is_none_is_told_what_one_looks_like(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(["--service", "s", f"--spool-bytes={text}"], Config())
+    assert f"{text!r} is no size: expected bytes, above 0, as 5000000, 500k, 20M or 2GiB" in capsys.readouterr().err
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Iterator[tuple[Progress, Spool, Forwarder]]:
+    with contextlib.closing(Spool(tmp_path / "spool.db", 1000)) as spool:
+        forwarder = Forwarder(spool, "http://ingest")
+        yield Progress(spool, forwarder, quiet=True), spool, forwarder
+
+
+async def test_the_person_is_told_that_the_disk_is_full_when_nothing_goes_on(
+    state: tuple[Progress, Spool, Forwarder], capsys: pytest.CaptureFixture[str]
+) -> None:
+    progress, spool, forwarder = state
+    key = spool.put(b"line", 1)
+    for progress.full, forwarder.failing, empty in (
+        ("the disk of S is full", "", False),  # as the batch that waits goes, there is room again
+        ("the disk of S is full", "", True),
+        ("", "", True),
+        ("the disk of S is full", "404 no", True),
+    ):
+        if empty:
+            spool.drop(key)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(progress.run(), 0.01)
+    assert capsys.readouterr().err.splitlines() == [
+        "ship: reading waits (the disk of S is full)",
+        "ship: lines are delivered again",
+        "ship: ingest answers 404, 0 lines wait on disk; reading waits: the disk of S is full (404 no)",
+    ]
 
 
 def test_without_arguments_the_environment_says_where_ingest_listens() -> None:

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from functions.edge.spool import Batch, Full, Spool, SpoolError
+from tests.support.disk import fill, small_disk
 
 ROOT = Path(__file__).parents[2]
 
@@ -28,9 +29,17 @@ def spool(tmp_path: Path) -> Iterator[Spool]:
     made.close()
 
 
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    with small_disk(tmp_path / "disk") as path:
+        yield path
+
+
 def reopened(spool: Spool) -> Spool:
+    """The same spool, closed and opened again."""
     spool.close()
-    return Spool(spool.path, spool.max_bytes)
+    spool.__init__(spool.path, spool.max_bytes)  # type: ignore[misc]  # so that its fixture closes it
+    return spool
 
 
 def totals(spool: Spool) -> tuple[int, int, int]:
@@ -101,7 +110,7 @@ def test_a_disk_without_room_is_a_full_spool_that_keeps_what_it_has(spool: Spool
     spool.max_bytes = 10_000_000
     pages = spool._db.execute("PRAGMA page_count").fetchone()[0]
     spool._db.execute(f"PRAGMA max_page_count = {pages}").fetchall()
-    with pytest.raises(Full, match="database or disk is full"):
+    with pytest.raises(Full, match=r"the disk of .*spool\.db is full: free some space"):
         spool.put(b"x" * 1_000_000, 1, {"file": "2"})
     assert totals(spool) == (1, 1, 4)
     assert spool.positions() == {"file": "1"}
@@ -151,6 +160,91 @@ def test_an_empty_spool_gives_back_the_space_of_a_long_wait(tmp_path: Path) -> N
     assert spool.positions() == {"file": "1"}
     key = spool.put(b"body", 1)
     assert reopened(spool).head() == Batch(key, b"body", 1)
+    spool.close()
+
+
+def filled(path: Path, size: int) -> tuple[Spool, list[str]]:
+    """A spool that was put batches into until the disk was full, and their keys."""
+    spool, keys = Spool(path, 10**9), list[str]()
+
+    def put() -> str:
+        return spool.put(os.urandom(size), 1, {"put": str(len(keys) + 1)})
+
+    with pytest.raises(Full, match=rf"^the disk of {path} is full: free some space$"):
+        keys.extend(iter(put, ""))
+    assert spool.positions() == {"put": str(len(keys))}
+    return spool, keys
+
+
+FILLER = """
+import os, sys
+from pathlib import Path
+from tests.unit.test_spool import filled
+
+print(*filled(Path(sys.argv[1]), int(sys.argv[2]))[1], flush=True)
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("size", [1_000, 100_000, 1_400_000])
+@pytest.mark.parametrize("end", ["none", "closed", "killed"])
+def test_from_a_spool_that_fills_its_disk_every_batch_comes_out_and_new_ones_go_in(
+    disk: Path, size: int, end: str
+) -> None:
+    path, other = disk / "spool.db", disk / "other"
+    if end == "killed":
+        command = [sys.executable, "-c", FILLER, str(path), str(size)]
+        keys = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split()
+        fill(other)
+        spool = Spool(path, 10**9)
+    else:
+        spool, keys = filled(path, size)
+        if end == "closed":
+            spool.close()
+            fill(other)
+            spool = Spool(path, 10**9)
+    assert keys
+    for key in keys:
+        fill(other)
+        batch = spool.head()
+        assert batch and (batch.key, len(batch.body)) == (key, size)
+        spool.drop(key)
+    assert totals(spool) == (0, 0, 0)
+    other.unlink()
+    again = [spool.put(os.urandom(size), 1) for _ in keys]
+    assert reopened(spool).batches == len(again)
+    spool.close()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_batch_can_be_dropped_whatever_takes_the_room_of_the_disk(disk: Path, seed: int) -> None:
+    chance = random.Random(seed)
+    spool, other = Spool(disk / "spool.db", 10**9), disk / "other"
+    batches: list[Batch] = []
+    refused = 0
+    for number in range(400):
+        match chance.randrange(12):
+            case 0:
+                fill(other)
+            case 1:
+                other.unlink(missing_ok=True)
+            case 2:
+                spool = reopened(spool)
+            case 3 | 4 | 5 | 6 if batches:
+                spool.drop(batches.pop(0).key)
+            case _:
+                body = chance.randbytes(chance.choice((10, 10_000, 300_000)))
+                try:
+                    batches.append(Batch(spool.put(body, 1, {"put": str(number)}), body, 1))
+                except Full:
+                    refused += 1
+        assert spool.head() == (batches[0] if batches else None)
+    assert refused
+    for batch in batches:
+        assert spool.head() == batch
+        spool.drop(batch.key)
+    assert spool._db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    spool.close()
 
 
 WRITER = """
