@@ -220,4 +220,4 @@ def test_what_it_sends_by_omelasticsearch_is_found_once_though_ingest_is_away_fo
     assert times(logs) == sent
     assert [log["message"] for log in logs] == messages()
     assert {log["level"] for log in logs} == {"ERROR"}
-    assert logs[3]["metadata"] == {"id": f"{service}-ID3", "host.name": "web-1", "index": "logs"}
+    assert logs[3]["metadata"] == {"id": f"logs/{service}-ID3", "host.name": "web-1", "index": "logs"}
