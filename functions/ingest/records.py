@@ -36,3 +36,9 @@ def check_commas(body: bytes) -> None:
     """Raise TooLarge for JSON that may hold very many items: all become objects before the first of them is read."""
     if body.count(b",") > MAX_COMMAS:
         raise TooLarge(f"the JSON has more than {MAX_COMMAS} commas; send it in smaller parts")
+
+
+def note(metadata: dict[str, str], name: str, text: str, of: str = "log") -> None:
+    """Put `text` into `metadata` under `name`, or under OF.NAME if another text has the name: nothing is lost."""
+    while metadata.setdefault(name, text) != text:
+        name = f"{of}.{name}"

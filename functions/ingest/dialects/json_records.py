@@ -121,11 +121,7 @@ def texts(raw: str | bytes | msgspec.Raw) -> dict[str, str]:
 
 def as_texts(fields: Fields) -> dict[str, str]:
     """The values as texts: those that are not text as their JSON text, and nulls not at all."""
-    return {
-        name: _text(data) if data.startswith(b'"') else data.decode()
-        for name, raw in fields.items()
-        if (data := bytes(raw)) != b"null"
-    }
+    return {name: _as_text(raw) for name, raw in fields.items() if bytes(raw) != b"null"}
 
 
 def _freely(fields: Fields) -> Incoming:

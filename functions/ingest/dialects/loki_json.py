@@ -6,6 +6,7 @@ import msgspec
 
 from functions.common.errors import BadRequest
 from functions.ingest.dialects import loki_fields
+from functions.ingest.dialects.json_records import FAULTS, texts
 from functions.ingest.dialects.loki_fields import Entry, Texts, nanoseconds
 from functions.ingest.records import Numbered, Rejected, check_commas, check_size
 
@@ -33,10 +34,6 @@ class Value(msgspec.Struct, array_like=True, forbid_unknown_fields=True, gc=Fals
 
 _request = msgspec.json.Decoder(Request).decode
 _value = msgspec.json.Decoder(Value).decode
-_strings = msgspec.json.Decoder(Texts).decode
-_object = msgspec.json.Decoder(dict[str, msgspec.Raw] | None).decode
-_string = msgspec.json.Decoder(str).decode
-_FAULTS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _FIELDS = {"`$[0]`": "timestamp", "`$[1]`": "message"}
 
 
@@ -45,7 +42,7 @@ def records(body: bytes) -> Numbered:
     check_commas(body)
     try:
         streams = _request(body).streams or []
-    except _FAULTS as error:
+    except FAULTS as error:
         raise BadRequest(f"not a push request in JSON: {error}") from None
     return enumerate(loki_fields.records(streams, _labels, _entry), 1)
 
@@ -59,7 +56,7 @@ def _entry(raw: msgspec.Raw) -> Entry:
     check_size(raw)
     try:
         value = _value(raw)
-    except _FAULTS as error:
+    except FAULTS as error:
         raise Rejected(_FIELDS.get(str(error).rpartition(" ")[2]), str(error)) from None
     digits = value.timestamp
     if not (digits.isascii() and digits.isdecimal() and len(digits) < 20):
@@ -68,16 +65,8 @@ def _entry(raw: msgspec.Raw) -> Entry:
 
 
 def _texts(raw: msgspec.Raw, field: str) -> Texts:
-    """The values of an object: those that are not text as their JSON text; null counts as absent."""
+    """The values of an object as texts; null is an empty one."""
     try:
-        try:
-            return _strings(raw)
-        except msgspec.ValidationError:
-            values = {name: bytes(value) for name, value in (_object(raw) or {}).items()}
-            return {
-                name: _string(value) if value.startswith(b'"') else value.decode()
-                for name, value in values.items()
-                if value != b"null"
-            }
-    except _FAULTS as error:
+        return {} if bytes(raw) == b"null" else texts(raw)
+    except FAULTS as error:
         raise Rejected(field, str(error)) from None

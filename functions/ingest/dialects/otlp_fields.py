@@ -10,16 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from functions.common.record import LEVEL_ALIASES, LEVELS, UNKNOWN_SERVICE
+from functions.ingest.records import note
 
 SERVICE = "service.name"
 ID = "log.record.uid"
 _STEP = 4  # severity numbers a level has, from 1 on
-
-
-def note(metadata: dict[str, str], name: str, text: str, of: str = "log") -> None:
-    """Put `text` into `metadata` under `name`, or under OF.NAME if another text has the name: nothing is lost."""
-    while metadata.setdefault(name, text) != text:
-        name = f"{of}.{name}"
 
 
 def real(number: float) -> float | str:

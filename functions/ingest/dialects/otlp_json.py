@@ -9,8 +9,8 @@ import msgspec
 
 from functions.common.errors import BadRequest
 from functions.common.record import LEVELS, Incoming
-from functions.ingest.dialects.otlp_fields import ID, Surroundings, level, note, real
-from functions.ingest.records import Numbered, Rejected, check_commas, check_size
+from functions.ingest.dialects.otlp_fields import ID, Surroundings, level, real
+from functions.ingest.records import Numbered, Rejected, check_commas, check_size, note
 
 
 class ArrayValue(msgspec.Struct, gc=False):

@@ -17,9 +17,9 @@ from functions.common.errors import BadRequest, TooLarge
 from functions.common.identity import MAX_RECORDS
 from functions.common.record import Incoming
 from functions.ingest.dialects import wire
-from functions.ingest.dialects.otlp_fields import ID, Surroundings, level, note, real
+from functions.ingest.dialects.otlp_fields import ID, Surroundings, level, real
 from functions.ingest.normalise import MAX_METADATA
-from functions.ingest.records import Numbered, Rejected, check_size
+from functions.ingest.records import Numbered, Rejected, check_size, note
 
 _MAX_ATTRIBUTES = 2 * MAX_METADATA
 """Attributes that are looked at: some may be the same."""

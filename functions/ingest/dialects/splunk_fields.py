@@ -17,7 +17,7 @@ from functions.common import timestamps
 from functions.common.record import LEVEL_ALIASES, UNKNOWN_SERVICE, Incoming
 from functions.ingest.dialects.json_records import Fields, as_texts, texts
 from functions.ingest.normalise import MAX_SERVICE_BYTES
-from functions.ingest.records import Rejected, check_size
+from functions.ingest.records import Rejected, check_size, note
 
 REQUIRED, BLANK = "Event field is required", "Event field cannot be blank"
 INDEXED = "Error in handling indexed fields"
@@ -72,8 +72,9 @@ class Query:
             _take(record, event, fields)
         if not record.service:
             record.service = _service(metadata)
-        _add(metadata, "fields.", fields)
-        _add(metadata, "event.", event)
+        for of, members in (("fields", fields), ("event", event)):
+            for name, text in members.items():
+                note(metadata, name, text, of)
         if record.id and "id" in metadata:  # where else the identity would stand
             metadata["log.record.uid"] = record.id
         return record
@@ -163,9 +164,3 @@ def _service(metadata: dict[str, str]) -> str:
                 return encoded[:MAX_SERVICE_BYTES].decode(errors="ignore")
             return metadata.pop(name)
     return UNKNOWN_SERVICE
-
-
-def _add(metadata: dict[str, str], prefix: str, fields: dict[str, str]) -> None:
-    for name, text in fields.items():
-        while metadata.setdefault(name, text) != text:  # nothing replaces what has the same name
-            name = prefix + name
